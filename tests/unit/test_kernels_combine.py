@@ -1,0 +1,220 @@
+"""Combination kernels against slow float64 twins."""
+
+import threading
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from wbpy.kernels import combine, rejection
+
+SIZES = (1, 2, 3, 4, 5, 10, 20, 57, 130)
+
+
+@pytest.fixture(autouse=True)
+def _quiet_scalars():
+    """With the JIT off the kernels are NumPy scalars, which warn of inf - inf where compiled code does not."""
+    with np.errstate(invalid="ignore"):
+        yield
+
+
+class Maps(NamedTuple):
+    out: np.ndarray
+    weight_sum: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    frames: np.ndarray
+    variance: np.ndarray
+
+
+def run(values, lo, hi, weights, judged=None):
+    n, pixels = values.shape
+    maps = Maps(
+        *np.full((2, pixels), -1, np.float32),
+        *np.full((2, pixels), 999, np.uint16),
+        np.zeros((n, 2), np.int64),
+        np.full(pixels, -1, np.float32),
+    )
+    combine.mean(values, values if judged is None else judged, lo, hi, weights, *maps)
+    return maps
+
+
+def twin(values, judged, lo, hi, weights):
+    n, pixels = values.shape
+    maps = Maps(*np.zeros((2, pixels)), *np.zeros((2, pixels), int), np.zeros((n, 2), int), np.full(pixels, np.nan))
+    for p in range(pixels):
+        present = np.isfinite(values[:, p]) & np.isfinite(judged[:, p])
+        low = present & (judged[:, p] < lo[p])
+        high = present & (judged[:, p] > hi[p]) & ~low
+        kept = present & ~low & ~high
+        x, w = values[kept, p].astype(np.float64), weights[kept]
+        if w.sum() > 0:
+            m = np.average(x, weights=w)
+            count = np.count_nonzero(w)
+            if count > 1:
+                scatter = np.sum((w / w.sum()) ** 2 * (x - m) ** 2)
+                maps.variance[p] = count / (count - 1) * scatter
+        else:
+            m = np.median(values[present, p].astype(np.float64)) if present.any() else np.nan
+        maps.out[p], maps.weight_sum[p] = m, w.sum()
+        maps.low[p], maps.high[p] = low.sum(), high.sum()
+        maps.frames[:, 0] += low
+        maps.frames[:, 1] += high
+    return maps
+
+
+def stack_of(n, pixels, seed, gaps=0.1):
+    rng = np.random.default_rng(seed)
+    stack = rng.normal(1000, 30, (n, pixels)).astype(np.float32)
+    stack[rng.random(stack.shape) < 0.05] += 3000
+    stack[rng.random(stack.shape) < gaps] = np.nan
+    return stack
+
+
+def bounds_of(stack, algorithm="sigma", low=2.0, high=2.0):
+    lo, hi = np.empty((2, stack.shape[1]), np.float32)
+    rejection.bounds(stack, algorithm, low, high, lo, hi)
+    return lo, hi
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_mean_equals_the_twin(n):
+    values = stack_of(n, 300, seed=n)
+    rng = np.random.default_rng(n)
+    judged = values * np.float32(0.5) + rng.normal(0, 5, values.shape).astype(np.float32)
+    judged[rng.random(values.shape) < 0.05] = np.nan
+    weights = rng.uniform(0.1, 1, n)
+    weights[n // 2] = 0.0
+    lo, hi = bounds_of(judged)
+    # Some columns with nothing accepted: their samples lie on both sides of an empty interval.
+    lo[::7], hi[::7] = 520, 480
+    maps = run(values, lo, hi, weights, judged)
+    expected = twin(values, judged, lo, hi, weights)
+    # Both sum in float64; what is left is the rounding of the result to float32: half an ulp, 6e-8.
+    np.testing.assert_allclose(maps.out, expected.out, rtol=1.2e-7)
+    np.testing.assert_allclose(maps.weight_sum, expected.weight_sum, rtol=1.2e-7)
+    np.testing.assert_allclose(maps.variance, expected.variance, rtol=1e-6)
+    np.testing.assert_array_equal(maps.low, expected.low)
+    np.testing.assert_array_equal(maps.high, expected.high)
+    np.testing.assert_array_equal(maps.frames, expected.frames)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_mean_without_rejection_is_the_float64_average_rounded_once(dtype):
+    values = stack_of(37, 1000, seed=1, gaps=0)
+    weights = np.random.default_rng(1).uniform(0.05, 1, 37).astype(dtype)
+    maps = run(values, *bounds_of(values, "none"), weights)
+    expected = np.average(values.astype(np.float64), axis=0, weights=weights.astype(np.float64))
+    np.testing.assert_array_max_ulp(maps.out, expected.astype(np.float32), maxulp=1)
+    assert not maps.low.any()
+    assert not maps.high.any()
+    assert not maps.frames.any()
+
+
+def test_missing_samples_are_not_counted_as_rejected():
+    values = np.array([[1, np.nan, np.inf], [2, 2, 2], [3, 3, 3], [50, 50, -np.inf]], np.float32)
+    lo, hi = np.full(3, 2, np.float32), np.full(3, 3, np.float32)
+    maps = run(values, lo, hi, np.ones(4))
+    assert maps.out.tolist() == [2.5, 2.5, 2.5]
+    assert maps.low.tolist() == [1, 0, 0]
+    assert maps.high.tolist() == [1, 1, 0]
+    assert maps.frames.tolist() == [[1, 0], [0, 0], [0, 0], [0, 2]]
+
+
+def test_where_nothing_is_accepted_the_median_of_all_stands_with_weight_zero():
+    values = np.array([[200, np.nan], [800, np.nan], [200, np.nan], [900, np.nan]], np.float32)
+    maps = run(values, *bounds_of(values, "percentile", 0.2, 0.1), np.array([1, 1, 1, 5]))
+    np.testing.assert_array_equal(maps.out, [500, np.nan])
+    np.testing.assert_array_equal(maps.variance, [np.nan, np.nan])
+    assert maps.weight_sum.tolist() == [0, 0]
+    assert maps.low.tolist() == [2, 0]
+    assert maps.high.tolist() == [2, 0]
+
+
+def test_a_frame_of_weight_zero_changes_nothing_but_the_counts():
+    values = stack_of(8, 100, seed=2)
+    lo, hi = bounds_of(values)
+    weights = np.array([1.0, 0.5, 0, 1, 1, 0.2, 1, 1])
+    with_frame = run(values, lo, hi, weights)
+    rest = np.delete(values, 2, axis=0)
+    without = run(rest, lo, hi, np.delete(weights, 2))
+    some = without.weight_sum > 0
+    np.testing.assert_array_equal(with_frame.out[some], without.out[some])
+    np.testing.assert_array_equal(with_frame.variance[some], without.variance[some])
+
+
+def test_variance_predicts_the_scatter_of_the_mean():
+    # 4000 means of 16 samples of variance 900: the mean variance 900/16 is known to
+    # sqrt(2 / 15 / 4000) = 0.6 %, the scatter of the means to sqrt(2 / 4000) = 2.2 %; 4 sigma of each.
+    values = np.random.default_rng(3).normal(0, 30, (16, 4000)).astype(np.float32)
+    maps = run(values, *bounds_of(values, "none"), np.ones(16))
+    assert maps.variance.mean() == pytest.approx(900 / 16, rel=0.024)
+    assert maps.out.astype(np.float64).var() == pytest.approx(maps.variance.mean(dtype=np.float64), rel=0.09)
+
+
+def test_frame_counts_add_up_over_tiles():
+    values = stack_of(11, 700, seed=4)
+    weights = np.linspace(0.5, 1, 11)
+    lo, hi = bounds_of(values)
+    whole = run(values, lo, hi, weights)
+    for cuts in ([1], [256], [255, 257, 600]):
+        tiles = [run(*tile, weights) for tile in zip(*(np.split(a, cuts, -1) for a in (values, lo, hi)), strict=True)]
+        for name in ("out", "weight_sum", "low", "high", "variance"):
+            np.testing.assert_array_equal(np.concatenate([getattr(t, name) for t in tiles]), getattr(whole, name))
+        np.testing.assert_array_equal(sum(t.frames for t in tiles), whole.frames)
+    assert whole.frames.sum() == whole.low.sum(dtype=int) + whole.high.sum(dtype=int)
+
+
+def test_threads_side_by_side_give_the_bits_of_one():
+    values = stack_of(12, 1200, seed=5)
+    alone = run(values, *bounds_of(values, "winsorized"), np.ones(12))
+    results = {}
+
+    def work(k):
+        tile = values[:, k * 400 : (k + 1) * 400]
+        results[k] = run(tile, *bounds_of(tile, "winsorized"), np.ones(12))
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(3)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    np.testing.assert_array_equal(np.concatenate([results[k].out for k in range(3)]), alone.out)
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_median_minimum_and_maximum_equal_numpy(n):
+    values = stack_of(n, 150, seed=n, gaps=0.2)
+    values[:, ::5] = np.round(values[:, ::5] / 50)
+    values[:, 3] = np.nan
+    values[0, 4] = np.inf
+    clean = np.where(np.isfinite(values), values, np.nan).astype(np.float64)
+    empty = np.isnan(clean).all(axis=0)
+    out = np.empty(150, np.float32)
+    for kernel, peer in (
+        (combine.median, np.nanmedian),
+        (combine.minimum, np.nanmin),
+        (combine.maximum, np.nanmax),
+    ):
+        kernel(values, out)
+        assert np.isnan(out[empty]).all()
+        np.testing.assert_array_equal(out[~empty], peer(clean[:, ~empty], axis=0).astype(np.float32))
+
+
+def test_wrong_arguments_raise():
+    values = stack_of(3, 4, seed=6)
+    lo, hi = bounds_of(values, "none")
+    with pytest.raises(ValueError, match="weights run from -1"):
+        run(values, lo, hi, [1, -1, 1])
+    with pytest.raises(ValueError, match="nan"):
+        run(values, lo, hi, [1, np.nan, 1])
+    with pytest.raises(ValueError, match=r"weights \(2,\)"):
+        run(values, lo, hi, [1, 1])
+    with pytest.raises(ValueError, match=r"judged \(2, 4\)"):
+        run(values, lo, hi, [1, 1, 1], judged=values[:2])
+    with pytest.raises(ValueError, match=r"\(3,\)"):
+        run(values, lo[:3], hi, [1, 1, 1])
+    with pytest.raises(ValueError, match="at least one frame"):
+        combine.median(values[:0], lo)
+    with pytest.raises(ValueError, match="at least one frame"):
+        combine.minimum(values, lo[:2])
