@@ -20,7 +20,7 @@ CHANNELS = ("L", "R", "G", "B", "Ha", "OIII", "SII")
 """Pass-bands of a scene; R, G and B are also the colours of a CFA sensor."""
 
 _LUMINANCE_SHARE = {"R": 0.34, "G": 0.38, "B": 0.28}
-_NARROW_SHARE = {"Ha": ("R", 0.035), "OIII": ("G", 0.035), "SII": ("R", 0.035)}
+_NARROW_SHARE = {"Ha": ("R", 0.07), "OIII": ("G", 0.07), "SII": ("R", 0.07)}
 
 # A star is drawn out to the radius where its surface brightness falls below this, e-/s per pixel: a five minute
 # exposure then hides the step at the edge of the stamp far below the read noise.

@@ -1,0 +1,480 @@
+"""Batch preprocessing of astronomical images: scan, plan, run, explain.
+
+Four functions mirror the four commands; the values that they return are frozen and documented in
+``docs/contracts.md``::
+
+    import wbpy
+
+    catalog = wbpy.scan("night")
+    plan = wbpy.plan(catalog, "out", set="cosmetic.hot_sigma=5")
+    run = wbpy.run(plan)
+    print(wbpy.explain("integration-M42-Ha-120s", "out").text())
+
+Importing this module loads nothing heavy: every function imports what it needs when it is called.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import threading
+
+    from wbpy.catalog import Catalog
+    from wbpy.config import Config
+    from wbpy.engine.events import Event, Listener
+    from wbpy.errors import ConfigError, PlanError, ReadError, RuleError, WbpyError
+    from wbpy.explaining import Explanation
+    from wbpy.model import Finding, Frame, Group, Match, Plan, Run, Step
+    from wbpy.rules import Rules
+    from wbpy.stages.base import Stage
+
+__all__ = [
+    "Catalog",
+    "ConfigError",
+    "Event",
+    "Explanation",
+    "Finding",
+    "Frame",
+    "Group",
+    "Match",
+    "Plan",
+    "PlanError",
+    "ReadError",
+    "RuleError",
+    "Run",
+    "Step",
+    "WbpyError",
+    "__version__",
+    "explain",
+    "plan",
+    "run",
+    "scan",
+]
+
+_HOMES = {
+    "Catalog": "wbpy.catalog",
+    "Event": "wbpy.engine.events",
+    "Explanation": "wbpy.explaining",
+    **dict.fromkeys(("ConfigError", "PlanError", "ReadError", "RuleError", "WbpyError"), "wbpy.errors"),
+    **dict.fromkeys(("Finding", "Frame", "Group", "Match", "Plan", "Run", "Step"), "wbpy.model"),
+}
+
+StrPath = str | os.PathLike[str]
+Paths = StrPath | Sequence[StrPath]
+
+
+def __getattr__(name: str) -> Any:
+    """Return a result type or the version, loaded at first use."""
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("wbpy")
+        except PackageNotFoundError:
+            return "0+checkout"
+    if name in _HOMES:
+        from importlib import import_module
+
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'wbpy' has no attribute {name!r}")
+
+
+def scan(
+    paths: Paths,
+    *,
+    rules: Paths = (),
+    config: Paths = (),
+    preset: str | None = None,
+    set: str | Sequence[str] = (),
+    memory_limit: str | None = None,
+    workers: int | None = None,
+    keep: str | Sequence[str] = (),
+    previous: Catalog | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Catalog:
+    """Return the catalog of all frames under `paths`.
+
+    Parameters
+    ----------
+    paths : path or sequence of paths
+        Folders, which are searched to the bottom, and single files.
+    rules : path or sequence of paths
+        Folders shaped like ``rules/`` that overlay the built-in rules; later ones win.
+    config : path or sequence of paths
+        TOML files with sections ``[scan]``, ``[group]``, ``[match]``, ``[run]`` and one for each stage.
+    preset : str, optional
+        Name of a parameter set in ``rules/presets``.
+    set : str or sequence of str
+        ``section.name=value`` texts; they win over preset and files.
+    memory_limit, workers, keep
+        As for :func:`plan`; checked here, so that all functions take the same options, and used there.
+    previous : Catalog, optional
+        An earlier catalog: files whose size and time are unchanged are not read again, provided that the rules and
+        the ``[scan]`` settings are the same.
+    progress : callable, optional
+        Called with the number of files read and the number of all files.
+
+    Raises
+    ------
+    ConfigError
+        If a path does not exist, or a configuration value is not known or out of its limits.
+    RuleError
+        If a file of the rules is wrong.
+    """
+    knowledge, settings = _settings(rules, config, preset, set, _run_options(memory_limit, workers, keep))
+    return _scan(_existing(paths), knowledge, settings, previous, progress)
+
+
+def plan(
+    source: Catalog | Paths,
+    out: StrPath,
+    *,
+    rules: Paths = (),
+    config: Paths = (),
+    preset: str | None = None,
+    set: str | Sequence[str] = (),
+    memory_limit: str | None = None,
+    workers: int | None = None,
+    keep: str | Sequence[str] = (),
+    previous: Catalog | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Plan:
+    """Return the plan for `source` and save it as ``plan.json`` in `out`; nothing else is written.
+
+    Parameters
+    ----------
+    source : Catalog, path or sequence of paths
+        A catalog, or what :func:`scan` takes.
+    out : path
+        Output folder; it is made when it does not exist.
+    rules, config, preset, set, previous, progress
+        As for :func:`scan`; the last two count only when `source` is paths. Without `previous` the catalog that an
+        earlier run left in `out` is used.
+    memory_limit : str, optional
+        Memory that the run may use, such as ``"8GB"``.
+    workers : int, optional
+        Threads; 0 is one per core.
+    keep : str or sequence of str
+        Which images of every frame to write: ``calibrated``, ``cosmetic``, ``debayered``, ``registered``.
+
+    Raises
+    ------
+    ConfigError
+        If a path does not exist, `out` cannot be written or is one of `source`'s folders, or a configuration value
+        is not known or out of its limits.
+    RuleError
+        If a file of the rules is wrong.
+    """
+    knowledge, settings = _settings(rules, config, preset, set, _run_options(memory_limit, workers, keep))
+    _, made = _plan(source, out, knowledge, settings, previous, progress)
+    _save_plan(made)
+    return made
+
+
+def run(
+    source: Plan | Catalog | Paths,
+    out: StrPath | None = None,
+    *,
+    rules: Paths = (),
+    config: Paths = (),
+    preset: str | None = None,
+    set: str | Sequence[str] = (),
+    memory_limit: str | None = None,
+    workers: int | None = None,
+    keep: str | Sequence[str] = (),
+    previous: Catalog | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    listeners: Sequence[Listener] = (),
+    cancel: threading.Event | None = None,
+) -> Run:
+    """Execute a plan and return the record of the run; products, logs and ``run.json`` are in the output folder.
+
+    A reviewed plan, given as a value or as the path of its ``plan.json``, is executed exactly; only `memory_limit`
+    and `workers`, which change no pixel, may still be given with it. Anything else is planned first.
+
+    Parameters
+    ----------
+    source : Plan, Catalog, path or sequence of paths
+        A plan, the path of a ``plan.json``, a catalog, or what :func:`scan` takes.
+    out : path, optional
+        Output folder; needed unless `source` is a plan, which names its own.
+    rules, config, preset, set, memory_limit, workers, keep, previous, progress
+        As for :func:`plan`.
+    listeners : sequence of callable
+        Each is called with every :class:`wbpy.Event` of the run, from the threads that work.
+    cancel : threading.Event, optional
+        Set it to stop the run; finished work is kept and the record's outcome is ``cancelled``.
+
+    Raises
+    ------
+    ConfigError
+        As for :func:`plan`, and if options are given that a reviewed plan has already settled.
+    PlanError
+        If a saved plan cannot be read, or its inputs changed since it was made; they are named.
+    RuleError
+        If a file of the rules is wrong.
+    """
+    from wbpy.catalog import Catalog
+    from wbpy.errors import ConfigError
+    from wbpy.model import Plan
+    from wbpy.planner import load_plan
+
+    options = _run_options(memory_limit, workers, keep)
+    if isinstance(source, Plan):
+        reviewed: Plan | None = source
+    else:
+        file = _plan_file(source)
+        reviewed = None if file is None else load_plan(file)
+    if reviewed is not None:
+        if _many(config) or preset is not None or _many(set) or "run.keep" in options:
+            raise ConfigError(
+                "a saved plan is executed as it was reviewed: --set, --config, --preset and --keep cannot change it. "
+                "Make a new plan with these options, then run that"
+            )
+        if out is not None and Path(out).resolve() != Path(reviewed.out):
+            raise ConfigError(
+                f"the plan writes to {reviewed.out}, not to {Path(out).resolve()}. "
+                f"Leave -o out, or make a new plan with -o {out}"
+            )
+        _check_inputs(reviewed)
+        knowledge, settings = _settings(rules, (), None, (), options)
+        made = _with_run_settings(reviewed, settings, options)
+        _make_folder(Path(made.out))
+    else:
+        assert not isinstance(source, Plan)
+        if not isinstance(source, Catalog):
+            _existing(source)
+        if out is None:
+            raise ConfigError("an output folder is needed: give -o OUT")
+        knowledge, settings = _settings(rules, config, preset, set, options)
+        catalog, made = _plan(source, out, knowledge, settings, previous, progress)
+        catalog.save(Path(made.out) / "catalog.sqlite")
+    _save_plan(made)
+
+    from wbpy.engine.execute import execute
+
+    return execute(made, knowledge, listeners=listeners, cancel=cancel)
+
+
+def explain(target: StrPath, out: Plan | StrPath, *, rules: Paths = ()) -> Explanation:
+    """Return why things are as they are for one file, group, step or finding of a plan.
+
+    Parameters
+    ----------
+    target : str or path
+        A file, a group id, a step id or a finding id.
+    out : Plan or path
+        A plan, or the output folder that holds ``plan.json`` and, after a run, ``run.json`` and the catalog.
+    rules : path or sequence of paths
+        As for :func:`scan`.
+
+    Raises
+    ------
+    PlanError
+        If the folder holds no plan that can be read.
+    WbpyError
+        If the target is not known; near matches are named.
+    """
+    from wbpy.errors import PlanError
+    from wbpy.explaining import explain as find_reasons
+    from wbpy.model import Plan
+    from wbpy.planner import load_plan
+    from wbpy.rules import load_rules
+
+    knowledge = load_rules(_many(rules))
+    path = Path(target)
+    name = str(path.resolve()) if path.is_file() else str(target)
+    if isinstance(out, Plan):
+        return find_reasons(name, out, rules=knowledge)
+    folder = Path(out)
+    if not (folder / "plan.json").is_file():
+        raise PlanError(f"{folder}: holds no plan.json. Make one first: wbpy plan PATH... -o {folder}")
+    made = load_plan(folder / "plan.json")
+    return find_reasons(name, made, run=_load_run(folder), catalog=_earlier_catalog(folder), rules=knowledge)
+
+
+def _many(paths: Any) -> tuple[Any, ...]:
+    """Return one value or a sequence of values as a tuple."""
+    return (paths,) if isinstance(paths, str | os.PathLike) else tuple(paths)
+
+
+def _stages() -> tuple[Stage, ...]:
+    from wbpy.stages import STAGES
+
+    return STAGES
+
+
+def _settings(
+    rules: Paths, config: Paths, preset: str | None, sets: str | Sequence[str], options: Mapping[str, Any]
+) -> tuple[Rules, Config]:
+    from wbpy.config import load_config, memory_limit_bytes
+    from wbpy.rules import load_rules
+
+    knowledge = load_rules([Path(folder) for folder in _many(rules)])
+    settings = load_config(
+        knowledge,
+        {stage.name: stage.params for stage in _stages()},
+        preset=preset,
+        files=[Path(file) for file in _many(config)],
+        options=options,
+        sets=_many(sets),
+    )
+    memory_limit_bytes(str(settings.params("run")["memory_limit"].value))
+    return knowledge, settings
+
+
+def _run_options(memory_limit: str | None, workers: int | None, keep: str | Sequence[str]) -> dict[str, Any]:
+    given = {"run.memory_limit": memory_limit, "run.workers": workers, "run.keep": list(_many(keep)) or None}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _existing(paths: Paths) -> tuple[Path, ...]:
+    from wbpy.errors import ConfigError
+
+    found = tuple(Path(path) for path in _many(paths))
+    if not found:
+        raise ConfigError("no path was given: name the folders or files to read")
+    for path in found:
+        if not path.exists():
+            raise ConfigError(
+                f"{path}: no such file or folder. Check the spelling, and the current folder: {Path.cwd()}"
+            )
+    return found
+
+
+def _scan(
+    paths: Sequence[Path],
+    knowledge: Rules,
+    settings: Config,
+    previous: Catalog | None,
+    progress: Callable[[int, int], None] | None,
+) -> Catalog:
+    from wbpy.config import ScanSettings
+    from wbpy.errors import ConfigError
+    from wbpy.scanner import scan as read_frames
+
+    catalog = read_frames(
+        paths, knowledge, settings.section("scan", ScanSettings), previous=previous, on_progress=progress
+    )
+    if not catalog.frames and not catalog.held_back:
+        names = ", ".join(str(path) for path in paths)
+        notes = "".join(f". {finding.message}" for finding in catalog.findings[:3])
+        raise ConfigError(
+            f"{names}: no image files were found; wbpy reads FITS (.fits, .fit, .fts, also .gz and .fz){notes}"
+        )
+    return catalog
+
+
+def _plan(
+    source: Catalog | Paths,
+    out: StrPath,
+    knowledge: Rules,
+    settings: Config,
+    previous: Catalog | None,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[Catalog, Plan]:
+    from wbpy.catalog import Catalog
+    from wbpy.errors import ConfigError
+    from wbpy.planner import make_plan
+
+    folder = Path(out).resolve()
+    if isinstance(source, Catalog):
+        _make_folder(folder)
+        catalog = source
+    else:
+        paths = _existing(source)
+        if any(path.resolve() == folder for path in paths):
+            raise ConfigError(
+                f"-o {out}: this is also a folder to read from, and results must not mix with inputs. "
+                f"Choose a folder of its own, such as {folder / 'wbpy'}"
+            )
+        _make_folder(folder)
+        catalog = _scan(paths, knowledge, settings, previous or _earlier_catalog(folder), progress)
+    return catalog, make_plan(catalog, folder, knowledge, settings, _stages())
+
+
+def _make_folder(folder: Path) -> None:
+    from wbpy.errors import ConfigError
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"-o {folder}: the output folder cannot be made: {error.strerror}") from error
+    if not os.access(folder, os.W_OK):
+        raise ConfigError(f"-o {folder}: the output folder cannot be written to. Choose another, or change its rights")
+
+
+def _save_plan(made: Plan) -> None:
+    from wbpy.io.products import write_atomic
+    from wbpy.model import encode
+
+    write_atomic(Path(made.out) / "plan.json", encode(made))
+
+
+def _plan_file(source: object) -> Path | None:
+    """Return the path of a saved plan, or None when `source` is something else."""
+    from wbpy.errors import ConfigError
+
+    if not isinstance(source, str | os.PathLike | Sequence):
+        return None
+    paths = [Path(path) for path in _many(source)]
+    files = [path for path in paths if path.suffix.lower() == ".json"]
+    if files and len(paths) > 1:
+        raise ConfigError(f"{files[0]}: a saved plan stands alone; give either one plan.json or paths to plan for")
+    return _existing(files[0])[0] if files else None
+
+
+def _check_inputs(reviewed: Plan) -> None:
+    from wbpy.errors import PlanError
+    from wbpy.planner import check_inputs
+
+    changed = check_inputs(reviewed)
+    if changed:
+        shown = "\n".join(f"  {path}" for path in changed[:20])
+        more = f"\n  and {len(changed) - 20} more" if len(changed) > 20 else ""
+        raise PlanError(
+            f"{len(changed)} of the plan's {len(reviewed.frames)} input files changed or vanished since it was made:\n"
+            f"{shown}{more}\nMake the plan again with wbpy plan, review it, then run it"
+        )
+
+
+def _with_run_settings(reviewed: Plan, settings: Config, options: Mapping[str, Any]) -> Plan:
+    """Return the plan with memory limit and workers replaced where options give them."""
+    import msgspec
+
+    given = settings.params("run")
+    names = [dotted.partition(".")[2] for dotted in options]
+    replaced = {**reviewed.settings.get("run", {}), **{name: given[name] for name in names}}
+    return msgspec.structs.replace(reviewed, settings={**reviewed.settings, "run": replaced}) if names else reviewed
+
+
+def _load_run(folder: Path) -> Run | None:
+    import msgspec
+
+    from wbpy.errors import PlanError
+    from wbpy.model import Run
+
+    file = folder / "run.json"
+    if not file.is_file():
+        return None
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=Run)
+    except (OSError, msgspec.DecodeError) as error:
+        raise PlanError(f"{file}: cannot be read as the record of a run: {error}") from error
+
+
+def _earlier_catalog(folder: Path) -> Catalog | None:
+    """Return the catalog that an earlier run left, or None when there is none that this version can read."""
+    from wbpy.catalog import Catalog
+    from wbpy.errors import ReadError
+
+    file = folder / "catalog.sqlite"
+    try:
+        return Catalog.load(file) if file.is_file() else None
+    except ReadError:
+        # Reading all headers again costs time only.
+        return None

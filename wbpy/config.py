@@ -1,0 +1,230 @@
+"""The configuration: defaults, presets, files and options merged into frozen values that remember their origin.
+
+Sections are the stages' names, whose parameters the stages declare, and the general sections of this module.
+Later sources win: defaults, preset, ``--config`` files in order, command-line options, ``--set``.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from wbpy.errors import ConfigError
+from wbpy.model import Param, Role
+from wbpy.rules import Rules
+
+T = TypeVar("T")
+
+
+class ScanSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How files are read into the catalog."""
+
+    role: Annotated[Role | None, Meta(description="role of frames whose type is written nowhere")] = None
+    row_order: Annotated[
+        Literal["TOP-DOWN", "BOTTOM-UP"], Meta(description="row order of FITS files without ROWORDER")
+    ] = "TOP-DOWN"
+    cfa: Annotated[
+        Literal["auto", "none", "RGGB", "BGGR", "GRBG", "GBRG"],
+        Meta(description="CFA pattern: from the header, none at all, or this one for every frame"),
+    ] = "auto"
+    follow_links: Annotated[bool, Meta(description="descend into folders that are symbolic links")] = False
+
+
+class GroupSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What splits and what merges the lights."""
+
+    by: Annotated[
+        tuple[str, ...], Meta(description="further catalog columns that split the integrations, for example night")
+    ] = ()
+
+
+class MatchSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Tolerances that replace those of ``rules/matches.toml``; unset ones keep the rule's value."""
+
+    exposure: Annotated[
+        Annotated[float, Meta(ge=0)] | None, Meta(description="largest exposure difference of a dark, s")
+    ] = None
+    temperature: Annotated[
+        Annotated[float, Meta(ge=0)] | None, Meta(description="largest temperature difference of a dark, degC")
+    ] = None
+
+
+class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the plan is executed; nothing here changes a pixel."""
+
+    memory_limit: Annotated[
+        str, Meta(description="memory that the run may use, such as 8GB; auto is half of the machine's")
+    ] = "auto"
+    workers: Annotated[int, Meta(ge=0, description="threads; 0 is one per core")] = 0
+    keep: Annotated[
+        tuple[Literal["calibrated", "cosmetic", "debayered", "registered"], ...],
+        Meta(description="per-frame images to write under frames/"),
+    ] = ()
+
+
+SETTINGS: dict[str, type[msgspec.Struct]] = {
+    "scan": ScanSettings,
+    "group": GroupSettings,
+    "match": MatchSettings,
+    "run": RunSettings,
+}
+
+
+class Config:
+    """Validated sections with the origin of each value.
+
+    Parameters
+    ----------
+    sections : mapping of str to msgspec.Struct
+        Section name -> frozen settings.
+    origins : mapping of (str, str) to str
+        (section, name) -> where the value was set; absent means default.
+    """
+
+    def __init__(self, sections: Mapping[str, msgspec.Struct], origins: Mapping[tuple[str, str], str]) -> None:
+        self._sections = dict(sections)
+        self._origins = dict(origins)
+
+    def section(self, name: str, kind: type[T]) -> T:
+        """Return one section, which is of type `kind`."""
+        value = self._sections[name]
+        if not isinstance(value, kind):
+            raise TypeError(f"section {name} is a {type(value).__name__}, not a {kind.__name__}")
+        return value
+
+    def params(self, name: str) -> dict[str, Param]:
+        """Return the values of one section as plain JSON types, each with its origin."""
+        # By way of JSON, so that a saved plan reads back equal: to_builtins would keep tuples.
+        values = msgspec.json.decode(msgspec.json.encode(self._sections[name]))
+        return {
+            key: Param(value=value, origin=self._origins.get((name, key), "default")) for key, value in values.items()
+        }
+
+    @property
+    def sections(self) -> tuple[str, ...]:
+        """Names of all sections."""
+        return tuple(self._sections)
+
+
+def load_config(
+    rules: Rules,
+    stages: Mapping[str, type[msgspec.Struct]],
+    *,
+    preset: str | None = None,
+    files: Sequence[Path] = (),
+    options: Mapping[str, Any] | None = None,
+    sets: Sequence[str] = (),
+) -> Config:
+    """Return the merged and validated configuration.
+
+    Parameters
+    ----------
+    rules : Rules
+        Source of the presets.
+    stages : mapping of str to type
+        Stage name -> type of its parameters.
+    preset : str, optional
+        Name of a file in ``rules/presets``.
+    files : sequence of Path
+        TOML files; later ones win.
+    options : mapping of str to value, optional
+        ``"section.name"`` -> value, from dedicated command-line options or API arguments.
+    sets : sequence of str
+        ``section.name=value`` texts of ``--set``.
+
+    Raises
+    ------
+    ConfigError
+        If a section, name or value is not known or out of its limits; the message names the origin.
+    """
+    kinds: dict[str, type[msgspec.Struct]] = {**SETTINGS, **stages}
+    values: dict[str, dict[str, Any]] = {name: {} for name in kinds}
+    origins: dict[tuple[str, str], str] = {}
+
+    def put(section: str, name: str, value: Any, origin: str) -> None:
+        if section not in kinds:
+            raise ConfigError(f"{origin}: there is no section {section!r}; the sections are {', '.join(sorted(kinds))}")
+        if name not in kinds[section].__struct_fields__:
+            known = ", ".join(kinds[section].__struct_fields__) or "none"
+            raise ConfigError(f"{origin}: {section!r} has no parameter {name!r}; it has {known}")
+        try:
+            checked = msgspec.convert({name: value}, kinds[section], strict=False)
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"{origin}: {section}.{name} = {value!r}: {error}") from error
+        values[section][name] = getattr(checked, name)
+        origins[section, name] = origin
+
+    if preset is not None:
+        if preset not in rules.presets:
+            raise ConfigError(f"--preset {preset}: not known; there are {', '.join(sorted(rules.presets)) or 'none'}")
+        for section, entries in rules.presets[preset].items():
+            for name, value in entries.items():
+                put(section, name, value, f"preset {preset}")
+    for file in files:
+        for section, entries in _read(file).items():
+            if not isinstance(entries, dict):
+                raise ConfigError(f"{file}: {section!r} stands outside of a [section]")
+            for name, value in entries.items():
+                put(section, name, value, f"{file.name}:{section}.{name}")
+    for dotted, value in (options or {}).items():
+        section, _, name = dotted.partition(".")
+        put(section, name, value, f"--{name.replace('_', '-')}")
+    for text in sets:
+        dotted, equals, raw = text.partition("=")
+        section, dot, name = dotted.strip().partition(".")
+        if not equals or not dot:
+            raise ConfigError(f"--set {text}: expected section.name=value")
+        put(section, name, _parse(raw.strip(), kinds.get(section), name), "--set")
+    return Config({name: kind(**values[name]) for name, kind in kinds.items()}, origins)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"--config {file}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {file}: not valid TOML: {error}") from error
+
+
+def _parse(raw: str, kind: type[msgspec.Struct] | None, name: str) -> Any:
+    """Return the text of ``--set`` as a value: lists split at commas, ``none`` as None, the rest left to msgspec."""
+    if raw.lower() == "none" and kind is not None and name in kind.__struct_fields__:
+        try:
+            msgspec.convert({name: None}, kind)
+        except msgspec.ValidationError:
+            return raw
+        return None
+    default = dict(zip(kind.__struct_fields__, kind.__struct_defaults__, strict=True)).get(name) if kind else None
+    if isinstance(default, tuple):
+        return [part.strip() for part in raw.split(",") if part.strip()]
+    return raw
+
+
+def memory_limit_bytes(text: str) -> int:
+    """Return a memory size such as ``8GB``, ``512MiB`` or ``auto`` in bytes.
+
+    Raises
+    ------
+    ConfigError
+        If the text is not a number with one of the units B, kB, MB, GB, TB, KiB, MiB, GiB, TiB, or is below 256 MB.
+    """
+    import re
+
+    import psutil
+
+    if text.strip().lower() == "auto":
+        return int(psutil.virtual_memory().total) // 2
+    found = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([kmgt]?)(i?)b?\s*", text.lower())
+    if not found:
+        raise ConfigError(f"memory limit {text!r}: expected a size such as 8GB, 512MiB or auto")
+    base = 1024 if found[3] else 1000
+    size = int(float(found[1]) * base ** " kmgt".index(found[2] or " "))
+    if size < 256_000_000:
+        raise ConfigError(f"memory limit {text!r} is below 256MB, which is what the program itself needs")
+    return size

@@ -1,0 +1,1 @@
+"""Walk a plan: the store of artifacts, the two passes over the pixels, events and logs."""

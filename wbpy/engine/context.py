@@ -1,0 +1,217 @@
+"""What all parts of an execution share: plan, store, pool, findings, events."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from wbpy.engine.events import Event, Listener
+from wbpy.engine.store import Store
+from wbpy.errors import Cancelled
+from wbpy.findings import make_finding
+from wbpy.io.images import open_image
+from wbpy.model import Finding, Frame, FrameResult, Group, Outcome, Plan, Product, Scalar, Step
+from wbpy.rules import Rules
+from wbpy.stages import STAGES
+from wbpy.stages.base import Params, Work
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+T = TypeVar("T")
+R = TypeVar("R")
+P = TypeVar("P", bound=Params)
+
+FAILED_OUTCOMES: tuple[Outcome, ...] = ("failed", "blocked")
+
+
+class FrameReader:
+    """One raw frame, opened for each call, so that thousands of them need no thousands of open files."""
+
+    def __init__(self, frame: Frame) -> None:
+        self.frame = frame
+        self._dn_per_unit = frame.dn_per_unit
+        with open_image(frame.path, frame.dn_per_unit) as image:
+            self._shape = (image.height, image.width)
+
+    @property
+    def name(self) -> str:
+        """File name."""
+        return Path(self.frame.path).name
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self._shape
+
+    def read(self, y0: int, y1: int) -> npt.NDArray[np.float32]:
+        """Return rows as (y1 - y0, width) float32, DN."""
+        with open_image(self.frame.path, self._dn_per_unit) as image:
+            return image.read(y0, y1)
+
+    def words(self, y0: int, y1: int) -> tuple[npt.NDArray[np.uint16], float] | None:
+        """Return the stored big-endian words of these rows and BZERO; None for other layouts."""
+        with open_image(self.frame.path, self._dn_per_unit) as image:
+            words = image.words(y0, y1)
+            return None if words is None else (words, image.bzero)
+
+
+class Context:
+    """The state of one execution.
+
+    Parameters
+    ----------
+    plan : Plan
+        What is executed.
+    rules : Rules
+        Wording of the findings.
+    out : Path
+        The output folder.
+    pool : concurrent.futures.Executor
+        Runs the work of the stages.
+    workers : int
+        Tasks under way at once.
+    memory : int
+        Bytes that the run may use, the program itself included.
+    listeners : sequence of callables
+        Receive every event.
+    cancel : threading.Event
+        Set from outside to stop.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        rules: Rules,
+        out: Path,
+        pool: Executor,
+        workers: int,
+        memory: int,
+        listeners: Sequence[Listener],
+        cancel: threading.Event,
+    ) -> None:
+        self.plan = plan
+        self.rules = rules
+        self.out = out
+        self.store = Store(out / ".store")
+        self.workers = workers
+        self.memory = memory
+        self.frames: dict[str, Frame] = {frame.path: frame for frame in plan.frames}
+        self.groups: dict[str, Group] = {group.id: group for group in plan.groups}
+        self.steps: dict[str, Step] = {step.id: step for step in plan.steps}
+        self.keep: tuple[str, ...] = tuple(plan.settings["run"]["keep"].value)
+        self.findings: list[Finding] = list(plan.findings)
+        self.frame_results: dict[str, FrameResult] = {}
+        self.products: list[Product] = []
+        self.timings: dict[str, float] = {stage.name: 0.0 for stage in STAGES}
+        self._pool = pool
+        self._listeners = listeners
+        self._cancel = cancel
+        self._lock = threading.Lock()
+        self._started = time.monotonic()
+
+    def emit(self, kind: Any, **fields: Any) -> None:
+        """Send an event to all listeners."""
+        event = Event(kind=kind, seconds=round(time.monotonic() - self._started, 3), **fields)
+        with self._lock:
+            for listener in self._listeners:
+                listener(event)
+
+    def say(self, message: str, step: Step | None = None, **data: Scalar) -> None:
+        """Send a sentence for people, with the numbers behind it for programs."""
+        self.emit("message", message=message, step=step.id if step else None, data=data)
+
+    def find(self, id: str, subject: str, **evidence: Scalar) -> Finding:
+        """Record a finding and return it."""
+        finding = make_finding(self.rules, id, subject, **evidence)
+        self.findings.append(finding)
+        self.emit("finding", finding=finding)
+        return finding
+
+    def frame_result(self, path: str, **changes: Any) -> None:
+        """Set what became of a frame, keeping what is known of it."""
+        frame = self.frames[path]
+        known = self.frame_results.get(path)
+        if known is None:
+            known = FrameResult(path=path, role=frame.role or "light", outcome="done")
+        self.frame_results[path] = msgspec.structs.replace(known, **changes)
+
+    def params(self, step: Step, kind: type[P]) -> P:
+        """Return the parameters of a step as the stage declares them."""
+        return msgspec.convert({name: param.value for name, param in step.params.items()}, kind)
+
+    def params_key(self, step: Step) -> list[Any]:
+        """Return what a step's stage contributes to a key."""
+        return [step.stage, step.version, {name: param.value for name, param in step.params.items()}]
+
+    def digest(self, path: str) -> str:
+        """Return the content hash of an input file."""
+        frame = self.frames[path]
+        return self.store.digest(path, frame.size, frame.modified_ns)
+
+    def check_cancelled(self) -> None:
+        """Raise if the user asked to stop.
+
+        Raises
+        ------
+        Cancelled
+            If so.
+        """
+        if self._cancel.is_set():
+            raise Cancelled("stopped by the user")
+
+    def map(self, function: Callable[[T], R], items: Iterable[T], limit: int | None = None) -> Iterator[R]:
+        """Yield the results in order.
+
+        At most `limit` tasks are under way or finished and waiting, for tasks that hold much memory. Without a
+        limit the pool is kept busy with twice as many tasks as there are workers.
+        """
+        ahead = limit or 2 * self.workers
+        waiting: deque[Future[R]] = deque()
+        try:
+            for item in items:
+                self.check_cancelled()
+                waiting.append(self._pool.submit(function, item))
+                if len(waiting) >= ahead:
+                    yield self._result(waiting.popleft())
+            while waiting:
+                yield self._result(waiting.popleft())
+        finally:
+            for future in waiting:
+                future.cancel()
+            for future in waiting:
+                if not future.cancelled():
+                    future.exception()
+
+    def _result(self, future: Future[R]) -> R:
+        # Waits in short turns, because a signal reaches the main thread only between them.
+        while True:
+            self.check_cancelled()
+            try:
+                return future.result(timeout=0.2)
+            except TimeoutError:
+                if future.done():
+                    raise
+
+    def work(self, step: Step) -> Work:
+        """Return what a stage needs to spread its work, with progress reported under `step`."""
+
+        def report(done: int, total: int, unit: str) -> None:
+            self.emit("progress", step=step.id, stage=step.stage, done=done, total=total, unit=unit)
+
+        return Work(map=self.map, workers=self.workers, memory=self.free_memory(), report=report)
+
+    def free_memory(self) -> int:
+        """Return the bytes that are left of the limit beside what the process holds now, at least 64 MB."""
+        import psutil
+
+        used = int(psutil.Process().memory_info().rss)
+        return max(64_000_000, self.memory - used - 32_000_000)

@@ -1,0 +1,207 @@
+"""Execute a plan: each step in order, failures kept to what depends on them, everything recorded."""
+
+from __future__ import annotations
+
+import errno
+import platform
+import threading
+import time
+import traceback
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from wbpy.config import memory_limit_bytes
+from wbpy.engine import first_pass, second_pass
+from wbpy.engine.context import FAILED_OUTCOMES, Context
+from wbpy.engine.events import Listener
+from wbpy.engine.first_pass import MasterFile, Treated
+from wbpy.engine.logfile import LogFiles
+from wbpy.engine.products import version
+from wbpy.engine.second_pass import Decisions
+from wbpy.engine.warmup import warm_up
+from wbpy.errors import Cancelled
+from wbpy.io.products import write_atomic
+from wbpy.model import Outcome, Plan, Run, Step, StepResult, encode
+from wbpy.rules import Rules
+
+
+def execute(
+    plan: Plan,
+    rules: Rules,
+    *,
+    out: Path | None = None,
+    listeners: Sequence[Listener] = (),
+    cancel: threading.Event | None = None,
+) -> Run:
+    """Execute `plan` and return the record of it, which is also written to ``OUT/run.json``.
+
+    Parameters
+    ----------
+    plan : Plan
+        What is to be done; nothing else is.
+    rules : Rules
+        Wording and limits of the findings.
+    out : Path, optional
+        Output folder; the plan's own by default.
+    listeners : sequence of callables
+        Receive every event; called from several threads, one at a time.
+    cancel : threading.Event, optional
+        Set it to stop; finished work is kept and the record says ``cancelled``.
+
+    Returns
+    -------
+    Run
+        Whose outcome is the worst of its steps': failed and blocked steps make it ``failed`` when no product came
+        out, else ``partial``.
+    """
+    out = Path(plan.out) if out is None else Path(out).absolute()
+    out.mkdir(parents=True, exist_ok=True)
+    log = LogFiles(out / "logs", time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()))
+    settings = plan.settings["run"]
+    workers = settings["workers"].value or _cores()
+    memory = memory_limit_bytes(settings["memory_limit"].value)
+    try:
+        log.write_plan(plan)
+        with ThreadPoolExecutor(workers, thread_name_prefix="wbpy") as pool:
+            context = Context(plan, rules, out, pool, workers, memory, [log, *listeners], cancel or threading.Event())
+            return _walk(context, str(log.path))
+    finally:
+        log.close()
+
+
+def _walk(context: Context, log: str) -> Run:
+    plan = context.plan
+    done: dict[str, MasterFile] = {}
+    treated: dict[str, Treated] = {}
+    decisions = Decisions()
+    results: list[StepResult] = []
+    cancelled = False
+    context.emit(
+        "run_started",
+        message=f"{len(plan.steps)} steps, {context.workers} workers, at most {context.memory / 1e9:.1f} GB of memory",
+        total=len(plan.steps),
+    )
+    if plan.steps:
+        warm_up(context)
+    for step in plan.steps:
+        started = time.monotonic()
+        context.emit("step_started", step=step.id, stage=step.stage)
+        try:
+            context.check_cancelled()
+            outcome, why = _dispatch(context, step, done, treated, decisions, results)
+        except (Cancelled, KeyboardInterrupt):
+            outcome, why, cancelled = "cancelled", "stopped by the user", True
+        except OSError as error:
+            # The disk is full, a folder is not writable: what does not need this step goes on.
+            full = error.errno == errno.ENOSPC
+            context.find(
+                "ENG002", step.id, reason=str(error), disk="the disk is full" if full else "not the disk space"
+            )
+            outcome, why = "failed", str(error)
+        except Exception as error:  # noqa: BLE001 - a defect in one step must not cost the rest of the night
+            context.find("ENG001", step.id, reason=f"{type(error).__name__}: {error}")
+            context.say(traceback.format_exc(), step)
+            outcome, why = "failed", f"{type(error).__name__}: {error}"
+        seconds = time.monotonic() - started
+        if step.stage not in ("calibrate", "cosmetic", "measure"):
+            context.timings[step.stage] += seconds
+        results.append(StepResult(id=step.id, outcome=outcome, seconds=round(seconds, 3), why=why))
+        context.emit("step_finished", step=step.id, stage=step.stage, outcome=outcome, message=why)
+        if cancelled:
+            break
+    run = Run(
+        outcome="cancelled" if cancelled else _overall(results, bool(context.products)),
+        products=tuple(context.products),
+        frames=tuple(context.frame_results[path] for path in sorted(context.frame_results)),
+        steps=tuple(results),
+        findings=tuple(context.findings),
+        timings={stage: round(seconds, 3) for stage, seconds in context.timings.items()},
+        versions=_versions(),
+        log=log,
+    )
+    write_atomic(context.out / "run.json", encode(run))
+    closing = "Run the same command again to go on: finished work is kept." if cancelled else ""
+    context.emit("run_finished", outcome=run.outcome, message=closing)
+    return run
+
+
+def _dispatch(
+    context: Context,
+    step: Step,
+    done: dict[str, MasterFile],
+    treated: dict[str, Treated],
+    decisions: Decisions,
+    results: list[StepResult],
+) -> tuple[Outcome, str]:
+    if step.stage == "masters":
+        return first_pass.make_master(context, step, done)
+    if step.stage == "calibrate":
+        return first_pass.treat_lights(context, _fused(context.plan, step), done, treated)
+    if step.stage in ("cosmetic", "measure"):
+        # Done together with the calibration of the same lights, in one reading.
+        fused = next(r for r in results if r.id == f"calibrate/{step.group}")
+        return fused.outcome, f"together with {fused.id}"
+    if step.stage == "reference":
+        return second_pass.choose_reference(context, step, treated, decisions)
+    if step.stage == "register":
+        return second_pass.register_lights(context, step, treated, decisions)
+    if step.stage == "normalize":
+        return second_pass.normalize_lights(context, step, treated, decisions)
+    if step.stage == "weigh":
+        return second_pass.weigh_lights(context, step, treated, decisions)
+    if step.stage == "debayer":
+        return "done", "tile by tile during the integration"
+    if step.stage == "integrate":
+        return second_pass.integrate_lights(context, step, _upstream(context.plan, step), treated, decisions)
+    raise ValueError(f"{step.id}: no such stage in this version: {step.stage}")
+
+
+def _fused(plan: Plan, first: Step) -> dict[str, Step]:
+    """Return the per-light steps of one group: calibrate, cosmetic, measure."""
+    return {step.stage: step for step in plan.steps if step.group == first.group and step.stage != "masters"}
+
+
+def _upstream(plan: Plan, last: Step) -> list[Step]:
+    """Return the steps that lead to `last`, in order, masters left out, one per stage, `last` included."""
+    by_id = {step.id: step for step in plan.steps}
+    wanted = {last.id}
+    queue = [last]
+    while queue:
+        for sources in queue.pop().inputs.values():
+            for source in sources:
+                if source in by_id and source not in wanted:
+                    wanted.add(source)
+                    queue.append(by_id[source])
+    chain: dict[str, Step] = {}
+    for step in plan.steps:
+        if step.id in wanted and step.stage != "masters":
+            chain.setdefault(step.stage, step)
+    return list(chain.values())
+
+
+def _overall(results: Sequence[StepResult], products: bool) -> Outcome:
+    outcomes = {result.outcome for result in results}
+    if not outcomes:
+        return "no_work"
+    if outcomes & set(FAILED_OUTCOMES):
+        return "partial" if products else "failed"
+    if "partial" in outcomes:
+        return "partial"
+    return "reused" if outcomes == {"reused"} else "done"
+
+
+def _cores() -> int:
+    import os
+
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version as installed
+
+    names = ("numpy", "numba", "scipy", "astropy", "pandas")
+    found = {name: installed(name) for name in names}
+    return {"wbpy": version(), "python": platform.python_version(), "platform": platform.platform(), **found}

@@ -1,0 +1,170 @@
+"""Artifacts by key, under ``OUT/.store``: what a run made once and another run need not make again.
+
+An artifact appears whole or not at all: it is written under a temporary name and renamed. Its key is a hash of
+everything that decides its content, so that nothing is ever out of date; the folder is safe to delete.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+_CHUNK = 8 << 20
+
+
+def make_key(*parts: Any) -> str:
+    """Return the 128-bit hash of JSON-like values; the same values give the same key on every machine."""
+    import xxhash
+
+    return xxhash.xxh3_128_hexdigest(msgspec.json.encode(parts, order="deterministic"))
+
+
+def file_digest(path: Path) -> str:
+    """Return the 128-bit hash of a file's bytes."""
+    import xxhash
+
+    state = xxhash.xxh3_128()
+    buffer = bytearray(_CHUNK)
+    with open(path, "rb", buffering=0) as file:
+        while size := file.readinto(buffer):
+            state.update(memoryview(buffer)[:size])
+    return str(state.hexdigest())
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """A float32 image in the store, read by rectangle."""
+
+    path: Path
+    shape: tuple[int, int]
+
+    def read(self, y0: int, y1: int, x0: int, x1: int) -> npt.NDArray[np.float32]:
+        """Return the pixels of a rectangle as a contiguous copy.
+
+        The file is mapped for the time of the call only, so that the pages of many frames do not pile up in memory.
+        """
+        import numpy as np
+
+        mapped: Any = np.load(self.path, mmap_mode="r")
+        return np.array(mapped[y0:y1, x0:x1], order="C")
+
+
+class Store:
+    """The artifacts of one output folder.
+
+    Parameters
+    ----------
+    root : Path
+        The folder ``.store``; made when missing. Leftovers of a killed run are removed.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._lock = threading.Lock()
+        self._digests: dict[tuple[str, int, int], str] = {}
+        for kind in ("image", "record"):
+            (root / kind).mkdir(parents=True, exist_ok=True)
+        for leftover in root.glob("*/.*.tmp"):
+            leftover.unlink(missing_ok=True)
+        self._digest_file = root / "digests.jsonl"
+        if self._digest_file.exists():
+            for line in self._digest_file.read_text(encoding="utf-8").splitlines():
+                try:
+                    path, size, modified, digest = json.loads(line)
+                except ValueError:
+                    continue  # the last line of a killed run
+                self._digests[path, size, modified] = digest
+
+    def digest(self, path: str, size: int, modified_ns: int) -> str:
+        """Return the hash of an input's content, from an earlier reading while size and time are the same."""
+        identity = (path, size, modified_ns)
+        with self._lock:
+            known = self._digests.get(identity)
+        if known is not None:
+            return known
+        digest = file_digest(Path(path))
+        with self._lock:
+            self._digests[identity] = digest
+            with open(self._digest_file, "a", encoding="utf-8") as file:
+                file.write(json.dumps([*identity, digest]) + "\n")
+        return digest
+
+    def image(self, key: str) -> StoredImage | None:
+        """Return the stored image, or None."""
+        import numpy as np
+
+        path = self._root / "image" / f"{key}.npy"
+        try:
+            mapped: Any = np.load(path, mmap_mode="r")
+        except (OSError, ValueError):
+            return None
+        return StoredImage(path, mapped.shape)
+
+    def put_image(self, key: str, image: npt.NDArray[np.float32]) -> StoredImage:
+        """Store an (H, W) float32 image and return it."""
+        import numpy as np
+
+        path = self._root / "image" / f"{key}.npy"
+        temporary = path.with_name(f".{key}.{threading.get_ident()}.tmp")
+        with open(temporary, "wb") as file:
+            np.save(file, image)
+        os.replace(temporary, path)
+        return StoredImage(path, (image.shape[0], image.shape[1]))
+
+    def record(self, key: str) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]] | None:
+        """Return the stored values and arrays, or None."""
+        import zipfile
+
+        import numpy as np
+
+        path = self._root / "record" / f"{key}.npz"
+        try:
+            with np.load(path) as content:
+                arrays = {name: content[name] for name in content.files if name != "values"}
+                return json.loads(content["values"].tobytes()), arrays
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            return None
+
+    def put_record(self, key: str, values: dict[str, Any], **arrays: npt.NDArray[Any]) -> None:
+        """Store JSON-like values (NaN allowed) and arrays."""
+        import numpy as np
+
+        path = self._root / "record" / f"{key}.npz"
+        temporary = path.with_name(f".{key}.{threading.get_ident()}.tmp")
+        with open(temporary, "wb") as file:
+            content: dict[str, Any] = {"values": np.frombuffer(json.dumps(values).encode(), np.uint8), **arrays}
+            np.savez(file, **content)
+        os.replace(temporary, path)
+
+    def product(self, key: str, path: Path) -> dict[str, Any] | None:
+        """Return what was recorded with a product, if it still stands at `path` as it was written; else None."""
+        found = self.record(key)
+        if found is None:
+            return None
+        values = found[0]
+        try:
+            status = path.stat()
+        except OSError:
+            return None
+        same = (values["path"], values["size"], values["modified_ns"]) == (
+            str(path),
+            status.st_size,
+            status.st_mtime_ns,
+        )
+        return values["about"] if same else None
+
+    def put_product(self, key: str, path: Path, about: dict[str, Any]) -> None:
+        """Record that the product at `path` has this key."""
+        status = path.stat()
+        values = {"path": str(path), "size": status.st_size, "modified_ns": status.st_mtime_ns, "about": about}
+        self.put_record(key, values)

@@ -1,0 +1,99 @@
+"""Compile or load every pixel kernel before the workers start, on frames of a few pixels.
+
+Compiling takes about a minute once per machine; afterwards the kernels come from the cache on disk in a second or
+two. Done here, it never looks like a progress bar that stands still.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from wbpy.engine.context import Context
+from wbpy.stages import calibrate, cosmetic, integrate, masters, measure
+from wbpy.stages.base import Work
+from wbpy.stages.calibrate import CalibrateParams
+from wbpy.stages.cosmetic import CosmeticParams
+from wbpy.stages.debayer import DebayerParams
+from wbpy.stages.integrate import Counts, IntegrateParams, Light
+from wbpy.stages.masters import MastersParams, Rejection
+from wbpy.stages.measure import MeasureParams
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+SIDE = 96
+ALGORITHMS: tuple[Rejection, ...] = ("winsorized", "sigma", "percentile", "minmax", "none")
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """A frame in memory that reads like one on disk."""
+
+    image: npt.NDArray[np.float32]
+    as_words: bool
+    name: str = "warm-up"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.image.shape[0], self.image.shape[1]
+
+    def read(self, y0: int, y1: int, x0: int = 0, x1: int = SIDE) -> npt.NDArray[np.float32]:
+        import numpy as np
+
+        return np.ascontiguousarray(self.image[y0:y1, x0:x1])
+
+    def words(self, y0: int, y1: int) -> tuple[npt.NDArray[np.uint16], float] | None:
+        import numpy as np
+
+        if not self.as_words:
+            return None
+        return (self.image[y0:y1] - 32768).astype(">i2").ravel().view(np.uint16), 32768.0
+
+
+def warm_up(context: Context) -> None:
+    """Run each stage once on tiny frames, mono or CFA as the plan's lights are, and say so when it takes long."""
+    colours = {frame.cfa is not None for frame in context.plan.frames if frame.role == "light"} or {False}
+    context.say("Loading the pixel kernels")
+    slow = threading.Timer(
+        4.0, context.say, ["Compiling the pixel kernels for this machine, once; this takes about a minute"]
+    )
+    slow.daemon = True
+    slow.start()
+    try:
+        for is_cfa in sorted(colours):
+            context.check_cancelled()
+            _treat(is_cfa)
+    finally:
+        slow.cancel()
+
+
+def _treat(is_cfa: bool) -> None:
+    import numpy as np
+
+    y, x = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32)
+    image = 1000 + 5 * np.sin(x * 12.9898 + y * 78.233)
+    for at_x, at_y in ((20.3, 30.1), (60.7, 25.2), (40.5, 70.9), (75.1, 62.4), (15.8, 78.3)):
+        image += 4000 * np.exp(-((x - at_x) ** 2 + (y - at_y) ** 2) / 4.5)
+    image = image.astype(np.float32)
+    cfa = np.array([[0, 1], [1, 2]], np.uint8) if is_cfa else None
+    work = Work(map=map, workers=1, memory=1 << 26, report=lambda *_: None)
+    flat = np.full((SIDE, SIDE), 20000, np.float32)
+    dark = np.full((SIDE, SIDE), 100, np.float32) + np.float32(0.5) * np.sin(x * 3.7 + y).astype(np.float32)
+    for algorithm in ALGORITHMS:
+        masters.run(MastersParams(rejection=algorithm), work, [_Frame(image, True)] * 3, "flat", dark)
+    calibration = calibrate.prepare(CalibrateParams(), dark, None, flat, cfa)
+    known = cosmetic.defects(CosmeticParams(), dark, cfa)
+    calibrate.run(CalibrateParams(), _Frame(image, False), calibration)
+    treated = calibrate.run(CalibrateParams(), _Frame(image, True), calibration)
+    cosmetic.run(CosmeticParams(), treated, known, cfa)
+    measure.run(MeasureParams(), treated, cfa)
+    channels = 1 if cfa is None else 3
+    matrix = np.array([[1, 0.001, 0.4], [-0.001, 1, 0.3], [0, 0, 1]])
+    light = Light(_Frame(treated, False), matrix, (1.0,) * channels, (0.0,) * channels, (1.0,) * channels)
+    counts = Counts(*(np.zeros(3, np.int64) for _ in range(3)))
+    parameters = IntegrateParams(rejection="winsorized")
+    for _ in integrate.run(parameters, DebayerParams(), work, [light] * 3, (SIDE, SIDE), cfa, counts):
+        pass

@@ -1,0 +1,260 @@
+"""Write products whole or not at all: to a hidden temporary name in the same folder, flushed, then renamed.
+
+Products are FITS files of 32-bit floats that keep to the FITS standard 4.0: fixed-format cards, ASCII text,
+long texts continued on CONTINUE cards.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import threading
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wbpy.io.headers import BLOCK
+from wbpy.model import Scalar
+
+CardText = tuple[str, Scalar, str]
+"""Keyword, value and comment of one card to write."""
+
+_KEYWORD = re.compile(r"[A-Z0-9_-]{1,8}")
+_STRUCTURE = re.compile(r"SIMPLE|BITPIX|NAXIS\d*|EXTEND|BZERO|BSCALE|BLANK|END|XTENSION|CONTINUE|COMMENT|HISTORY")
+_BAND_BYTES = 16_000_000
+"""Pixels are converted to big-endian in pieces of this size, so that no second image stands in memory."""
+
+
+def write_atomic(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a file that appears under its name whole or not at all.
+
+    Parameters
+    ----------
+    path : path-like
+        Final name; an existing file is replaced.
+    content : bytes
+        The whole content.
+    """
+    target = Path(path)
+    temporary = _temporary(target)
+    try:
+        with open(temporary, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_fits(
+    path: str | os.PathLike[str],
+    data: NDArray[np.float32],
+    cards: Sequence[CardText] = (),
+    history: Sequence[str] = (),
+) -> None:
+    """Write an image as FITS, atomically.
+
+    Parameters
+    ----------
+    path : path-like
+        Final name; an existing file is replaced.
+    data : (H, W) or (3, H, W) float32 ndarray
+        Pixels; NaN is kept as NaN.
+    cards : sequence of (keyword, value, comment)
+        Keywords of at most 8 characters (A-Z, 0-9, ``_``, ``-``); None leaves the value undefined.
+        Text that is not ASCII is transliterated; long text continues on CONTINUE cards.
+    history : sequence of str
+        Lines of HISTORY; long ones continue on further cards.
+
+    Raises
+    ------
+    ValueError
+        If the shape is another one, a keyword is not allowed, or a number is not finite.
+    """
+    planes = data[np.newaxis] if data.ndim == 2 else data
+    with FitsWriter(path, data.shape, cards, history) as writer:
+        height, width = planes.shape[1:]
+        step = max(1, _BAND_BYTES // (4 * width))
+        for channel, plane in enumerate(planes):
+            for y0 in range(0, height, step):
+                writer.write_rows(channel, y0, plane[y0 : y0 + step])
+        writer.commit()
+
+
+class FitsWriter:
+    """A FITS image that is written tile by tile and appears under its name when committed.
+
+    Without :meth:`commit` (an exception, a kill) there is never a file under the final name.
+
+    Parameters
+    ----------
+    path : path-like
+        Final name.
+    shape : (H, W) or (3, H, W)
+    cards, history
+        As for :func:`write_fits`.
+
+    Examples
+    --------
+    >>> with FitsWriter("m42.fits", (2000, 3000)) as writer:  # doctest: +SKIP
+    ...     writer.write_rows(0, 0, tile)
+    ...     writer.commit()
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        shape: Sequence[int],
+        cards: Sequence[CardText] = (),
+        history: Sequence[str] = (),
+    ) -> None:
+        axes = tuple(int(length) for length in shape)
+        if len(axes) not in (2, 3) or min(axes) < 1:
+            raise ValueError(f"shape {axes} cannot be written, expected (H, W) or (3, H, W)")
+        self.path = Path(path)
+        self._channels = axes[0] if len(axes) == 3 else 1
+        self._height, self._width = axes[-2:]
+        header = _header(axes, cards, history)
+        self._start = len(header)
+        self._missing = np.ones((self._channels, self._height), np.bool_)
+        self._lock = threading.Lock()
+        self._temporary = _temporary(self.path)
+        self._file = open(self._temporary, "xb")  # noqa: SIM115  closed by commit() or abandon()
+        try:
+            self._file.write(header)
+        except BaseException:
+            self.abandon()
+            raise
+
+    def write_rows(self, channel: int, y0: int, rows: NDArray[np.float32]) -> None:
+        """Write `rows` (n, W) float32 from row `y0` on; threads may call this at the same time.
+
+        Raises
+        ------
+        ValueError
+            If the rows do not fit into the image.
+        """
+        y1 = y0 + rows.shape[0]
+        if rows.shape[1:] != (self._width,) or not (0 <= channel < self._channels and 0 <= y0 <= y1 <= self._height):
+            raise ValueError(
+                f"rows {y0} to {y1} of {rows.shape[1:]} pixels, channel {channel}, do not fit into "
+                f"{self._channels} x {self._height} x {self._width} of {self.path}"
+            )
+        content = np.ascontiguousarray(rows, dtype=">f4")
+        with self._lock:
+            self._file.seek(self._start + (channel * self._height + y0) * self._width * 4)
+            self._file.write(content.data)
+            self._missing[channel, y0:y1] = False
+
+    def commit(self) -> None:
+        """Publish the file under its final name.
+
+        Raises
+        ------
+        ValueError
+            If rows were never written: that is a mistake of the caller, and no file appears.
+        """
+        if self._missing.any():
+            raise ValueError(f"{self.path}: {int(self._missing.sum())} rows were not written")
+        size = self._channels * self._height * self._width * 4
+        self._file.seek(self._start + size)
+        self._file.write(b"\0" * (-size % BLOCK))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        os.replace(self._temporary, self.path)
+
+    def abandon(self) -> None:
+        """Remove what was written so far; after :meth:`commit` this does nothing."""
+        self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+    def __enter__(self) -> FitsWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.abandon()
+
+
+def _temporary(target: Path) -> Path:
+    """Return a name beside `target` that no scan looks at and no other writer uses."""
+    return target.with_name(f".{target.name[:80]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
+def _header(axes: tuple[int, ...], cards: Sequence[CardText], history: Sequence[str]) -> bytes:
+    lines = _card("SIMPLE", True, "FITS standard 4.0") + _card("BITPIX", -32, "32-bit floating point")
+    lines += _card("NAXIS", len(axes), "number of axes")
+    names = ("columns", "rows", "channels")
+    for number, length in enumerate(reversed(axes), 1):
+        lines += _card(f"NAXIS{number}", length, names[number - 1])
+    for keyword, value, comment in cards:
+        if not _KEYWORD.fullmatch(keyword) or _STRUCTURE.fullmatch(keyword):
+            raise ValueError(f"keyword {keyword!r} cannot be written: expected 1 to 8 of A-Z, 0-9, _ and -, not taken")
+        lines += _card(keyword, value, comment)
+    for entry in history:
+        text = _ascii(entry)
+        lines += [f"HISTORY {text[at : at + 72]}" for at in range(0, max(len(text), 1), 72)]
+    lines.append("END")
+    block = "".join(line.ljust(80) for line in lines).encode("ascii")
+    return block.ljust(-(-len(block) // BLOCK) * BLOCK)
+
+
+def _card(keyword: str, value: Scalar, comment: str) -> list[str]:
+    """Return one card as its lines of at most 80 characters."""
+    comment = _ascii(comment)
+    if isinstance(value, str):
+        return _text_card(keyword, _ascii(value).rstrip(), comment)
+    if value is None:
+        text = ""
+    elif isinstance(value, bool):
+        text = "T" if value else "F"
+    elif isinstance(value, int):
+        text = str(value)
+    elif np.isfinite(value):
+        text = _float(float(value))
+    else:
+        raise ValueError(f"{keyword} = {value} cannot be written, expected a finite number or None")
+    line = f"{keyword:8}= {text:>20}"
+    return [f"{line} / {comment}"[:80].rstrip() if comment else line]
+
+
+def _float(value: float) -> str:
+    """Return the shortest text that reads back as the same number, with a point, upper-case exponent."""
+    mantissa, _, exponent = repr(value).partition("e")
+    if "." not in mantissa:
+        mantissa += ".0"
+    return f"{mantissa}E{exponent}" if exponent else mantissa
+
+
+def _text_card(keyword: str, value: str, comment: str) -> list[str]:
+    quoted = value.replace("'", "''")
+    if len(quoted) <= 68:
+        line = f"{keyword:8}= {chr(39)}{quoted:8}{chr(39)}"
+        return [f"{line:30} / {comment}"[:80].rstrip() if comment and len(line) < 75 else line]
+    # Long texts, section 4.2.1.2 of the standard: every piece but the last ends with an ampersand.
+    pieces: list[str] = []
+    while quoted:
+        size = 68 if len(quoted) <= 68 else 67
+        if quoted[:size].count("'") % 2:
+            size -= 1  # a doubled quote must not be torn apart
+        pieces.append(quoted[:size])
+        quoted = quoted[size:]
+    ends = ["&"] * (len(pieces) - 1) + [""]
+    starts = [f"{keyword:8}= "] + ["CONTINUE  "] * (len(pieces) - 1)
+    return [f"{start}'{piece}{end}'" for start, piece, end in zip(starts, pieces, ends, strict=True)]
+
+
+def _ascii(text: str) -> str:
+    """Return the text in printable ASCII: accents dropped, unknown characters as question marks."""
+    plain = unicodedata.normalize("NFKD", text)
+    kept = "".join(character for character in plain if not unicodedata.combining(character))
+    return "".join(character if " " <= character <= "~" else "?" for character in kept)

@@ -1,0 +1,158 @@
+"""Calibrated pixels from raw words or floats, and the gain of a flat field.
+
+The arithmetic of a frame is one subtraction and one product, ``(raw - subtract) * gain``: the caller folds the
+bias, the scaled dark and the pedestal into `subtract`, and `flat_gain` turns the division by the flat into a
+product. Everything is elementwise, so bands and tiles of any shape give the same bits.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wbpy.kernels.jit import exact
+from wbpy.kernels.statistics import trimmed_mean
+
+_SIGN_OFFSET = np.float32(32768.0)
+_FLAT_FLOOR = np.float32(1e-15 * 65535.0)
+
+
+@exact
+def calibrate_int16(
+    words: NDArray[np.uint16],
+    bzero: np.float32,
+    subtract: NDArray[np.float32],
+    gain: NDArray[np.float32],
+    out: NDArray[np.float32],
+) -> None:
+    """Write the calibrated pixels of a 16-bit FITS image, straight from the bytes on disk.
+
+    ``out = (signed(words) + bzero - subtract) * gain``, one pass over the memory.
+
+    Parameters
+    ----------
+    words : (n,) uint16 ndarray
+        Signed 16-bit FITS words as stored: big-endian, not byte-swapped, BZERO not applied.
+    bzero : float32, DN
+        BZERO of the header: 32768 for unsigned cameras, 0 for signed data. BSCALE is taken as 1.
+    subtract : (n,) or (0,) float32 ndarray, DN
+        Effective dark; length 0 means that nothing is subtracted.
+    gain : (n,) or (0,) float32 ndarray
+        Factor of every pixel, see `flat_gain`; length 0 means 1.
+    out : (n,) float32 ndarray, DN
+        Filled. NaN where `subtract` or `gain` is NaN; negative values are kept.
+    """
+    n = out.size
+    # Flipping the sign bit gives the word + 32768 as an unsigned number, which converts to float in one step.
+    offset = np.float32(bzero) - _SIGN_OFFSET
+    if subtract.size and gain.size:
+        for i in range(n):
+            word = words[i]
+            value = np.float32(np.uint16(((word >> 8) | ((word & 0xFF) << 8)) ^ 0x8000)) + offset
+            out[i] = (value - subtract[i]) * gain[i]
+    elif subtract.size:
+        for i in range(n):
+            word = words[i]
+            value = np.float32(np.uint16(((word >> 8) | ((word & 0xFF) << 8)) ^ 0x8000)) + offset
+            out[i] = value - subtract[i]
+    elif gain.size:
+        for i in range(n):
+            word = words[i]
+            value = np.float32(np.uint16(((word >> 8) | ((word & 0xFF) << 8)) ^ 0x8000)) + offset
+            out[i] = value * gain[i]
+    else:
+        for i in range(n):
+            word = words[i]
+            out[i] = np.float32(np.uint16(((word >> 8) | ((word & 0xFF) << 8)) ^ 0x8000)) + offset
+
+
+@exact
+def calibrate_float(
+    values: NDArray[np.float32],
+    subtract: NDArray[np.float32],
+    gain: NDArray[np.float32],
+    out: NDArray[np.float32],
+) -> None:
+    """Write ``(values - subtract) * gain``.
+
+    Parameters
+    ----------
+    values : (n,) float32 ndarray, DN
+        Pixels; `out` may be the same array.
+    subtract : (n,) or (0,) float32 ndarray, DN
+        Effective dark; length 0 means that nothing is subtracted.
+    gain : (n,) or (0,) float32 ndarray
+        Factor of every pixel; length 0 means 1.
+    out : (n,) float32 ndarray, DN
+        Filled. NaN where any operand is NaN; negative values are kept.
+    """
+    n = out.size
+    if subtract.size and gain.size:
+        for i in range(n):
+            out[i] = (values[i] - subtract[i]) * gain[i]
+    elif subtract.size:
+        for i in range(n):
+            out[i] = values[i] - subtract[i]
+    elif gain.size:
+        for i in range(n):
+            out[i] = values[i] * gain[i]
+    else:
+        for i in range(n):
+            out[i] = values[i]
+
+
+def flat_gain(
+    flat: NDArray[np.float32], cfa: NDArray[np.uint8], clip: float = 0.05
+) -> tuple[NDArray[np.float32], NDArray[np.float64], int]:
+    """Return the factor by which a flat field corrects every pixel.
+
+    ``gain = s / flat`` with `s` the trimmed mean of the flat: the whole frame for a mono sensor, each of R, G and
+    B apart (both greens together) for a colour sensor, so that the colour of the flat lamp does not tint the
+    light.
+
+    Parameters
+    ----------
+    flat : (H, W) float32 ndarray, DN
+        Master flat, bias or flat-dark already subtracted.
+    cfa : (2, 2) or (0, 0) uint8 ndarray
+        Colour (0 R, 1 G, 2 B) at ``[y % 2, x % 2]``; empty for mono.
+    clip : float
+        Fraction of the pixels that is cut at each end before the mean.
+
+    Returns
+    -------
+    gain : (H, W) float32 ndarray
+        NaN where the flat is zero, negative or NaN: such a pixel saw no light and its value is unknown.
+    factors : (1,) or (3,) float64 ndarray, DN
+        The scale `s` of the frame, or of R, G, B.
+    n_missing : int
+        Number of NaN in `gain`.
+
+    Raises
+    ------
+    ValueError
+        If a scale is not above zero: the flat, or one colour of it, holds no light.
+    """
+    cells = _colour_cells(cfa)
+    factors = np.empty(len(cells), dtype=np.float64)
+    for k, offsets in enumerate(cells):
+        parts = [flat[y :: cfa.shape[0] or 1, x :: cfa.shape[1] or 1].ravel() for y, x in offsets]
+        factors[k] = trimmed_mean(np.concatenate(parts) if len(parts) > 1 else parts[0], clip)
+        if not factors[k] > 0.0:
+            what = "flat" if len(cells) == 1 else f"{'RGB'[k]} part of the flat"
+            raise ValueError(f"the {what} has a trimmed mean of {factors[k]:g} DN, expected a level above zero")
+    gain = np.empty(flat.shape, dtype=np.float32)
+    for k, offsets in enumerate(cells):
+        for y, x in offsets:
+            plane = (slice(y, None, cfa.shape[0] or 1), slice(x, None, cfa.shape[1] or 1))
+            np.divide(np.float32(factors[k]), np.maximum(flat[plane], _FLAT_FLOOR), out=gain[plane])
+    missing = ~(flat > 0.0)
+    gain[missing] = np.nan
+    return gain, factors, int(np.count_nonzero(missing))
+
+
+def _colour_cells(cfa: NDArray[np.uint8]) -> list[list[tuple[int, int]]]:
+    """Return the ``(y, x)`` cell offsets of each colour, one list of one offset for mono."""
+    if cfa.size == 0:
+        return [[(0, 0)]]
+    return [[(y, x) for y in range(2) for x in range(2) if cfa[y, x] == colour] for colour in range(3)]

@@ -1,0 +1,380 @@
+"""Load and validate ``rules/``: what wbpy knows, as data.
+
+Every file is TOML with a fixed shape. A user's folder of files with the same names overlays the built-in ones:
+entries with a known ``id`` replace, others are added; in tables, keys replace. A mistake raises
+:class:`~wbpy.errors.RuleError` with file, key and what was expected.
+"""
+
+from __future__ import annotations
+
+import functools
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from wbpy.errors import RuleError
+from wbpy.model import Frame, MasterRole, Severity
+
+Unknown = Literal["reject", "warn", "accept"]
+
+
+class _Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What all rule types share."""
+
+
+class FieldRule(_Rule, frozen=True, kw_only=True):
+    """How one canonical field is read from a header."""
+
+    id: str
+    """Name of the field in :class:`wbpy.model.Frame`."""
+    keywords: tuple[str, ...]
+    """In order of preference; the first present and usable value wins."""
+    dtype: Literal["float", "int", "text", "bool"]
+    normalise: str = "plain"
+    """Name of the normaliser in the scanner that turns the raw text into the value."""
+    unit: str = ""
+    missing: tuple[str | float, ...] = ()
+    """Values that mean "not known"."""
+    by_keyword: dict[str, str] = {}
+    """Keyword -> normaliser, for keywords that hold the value in another unit or form."""
+    meaning: str
+
+
+class DialectRule(_Rule, frozen=True, kw_only=True):
+    """One capture program: how it is recognised and what it writes differently."""
+
+    id: str
+    name: str
+    identify: tuple[tuple[str, str], ...]
+    """(keyword, start of value) pairs; any one suffices. An empty start asks for the keyword only."""
+    fields: dict[str, FieldOverride] = {}
+    role_default: str | None = None
+    """Role of frames that carry no type at all, for programs that write lights only."""
+    notes: tuple[str, ...] = ()
+
+
+class FieldOverride(_Rule, frozen=True, kw_only=True):
+    """What a dialect changes in a field's rule; None keeps the general rule."""
+
+    keywords: tuple[str, ...] | None = None
+    normalise: str | None = None
+    missing: tuple[str | float, ...] | None = None
+    by_keyword: dict[str, str] | None = None
+
+
+class RolesRules(_Rule, frozen=True, kw_only=True):
+    """Spellings of frame types."""
+
+    keywords: tuple[str, ...]
+    header: dict[str, tuple[str, ...]]
+    """Role, ``master_<role>`` or ``ignore`` -> normalised header values (upper case, single blanks)."""
+    codes: dict[str, dict[str, str]] = {}
+    """Keyword -> code -> role, for numeric types such as PICTTYPE."""
+    path_words: dict[str, tuple[str, ...]]
+    """Role -> words between non-letters in file or folder names, upper case."""
+    master_words: tuple[str, ...]
+    """Words in file names that mark a finished master."""
+    result_words: tuple[str, ...]
+    """Words in file names that mark results that are never input, for example ``Stacked``."""
+    result_folders: tuple[str, ...] = ()
+    """Folder names, upper case, in which other programs leave treated frames."""
+    calibrated_prefixes: tuple[str, ...] = ()
+    """Starts of file names, lower case, of frames that were calibrated already."""
+    calibrated_endings: tuple[str, ...] = ()
+    """Ends of file names before the suffix, as written; they count for floating-point files only."""
+    calibrated_history: tuple[str, ...] = ()
+    """Starts of HISTORY lines, lower case, that say that calibration was applied."""
+
+
+class FilterRule(_Rule, frozen=True, kw_only=True):
+    """One filter and its other spellings."""
+
+    id: str
+    aliases: tuple[str, ...]
+
+
+class BandRule(_Rule, frozen=True, kw_only=True):
+    """Values of `field` within the tolerance of a group's first value belong together."""
+
+    field: str
+    absolute: float
+    relative: float = 0.0
+    """The larger of `absolute` and `relative` x value counts, unless `smaller` is true."""
+    smaller: bool = False
+    uncooled: float | None = None
+    """Replaces `absolute` between two frames of which neither reached a set point."""
+    period: float = 0.0
+    """For angles: 360, so that 359.9 and 0.1 are neighbours."""
+
+
+class GroupRule(_Rule, frozen=True, kw_only=True):
+    """What makes two frames one group."""
+
+    id: str
+    """``<kind>.<role>``, for example ``calibration.dark``."""
+    exact: tuple[str, ...]
+    bands: tuple[BandRule, ...] = ()
+
+
+class Requirement(_Rule, frozen=True, kw_only=True):
+    """One condition between a group and a candidate."""
+
+    field: str
+    operator: Literal["equal", "within", "not_above", "angle_within", "fixed"]
+    """A closed set, implemented in the matching engine: ``equal`` exact; ``within`` |difference| <= tolerance;
+    ``not_above`` candidate <= subject + tolerance; ``angle_within`` wrap-aware degrees; ``fixed`` the
+    candidate has `value`."""
+    absolute: float = 0.0
+    relative: float = 0.0
+    """Tolerance = max(absolute, relative x subject value)."""
+    value: str | float | bool | None = None
+    unknown: Unknown
+    """What an unknown value on either side means: ``reject`` the candidate, ``warn`` (use it with a finding) or
+    ``accept`` (use it, shown as unverified)."""
+    both_unknown: Unknown | Literal["equal"] | None = None
+    """What it means when both values are unknown, if not the same as `unknown`; ``equal`` where a missing value is
+    a value of its own, such as no filter."""
+
+
+class Preference(_Rule, frozen=True, kw_only=True):
+    """One criterion of the ranking among candidates that satisfy all requirements; earlier ones weigh more."""
+
+    by: Literal["nearest", "same", "most_frames", "master_first", "raw_first", "newest"]
+    field: str = ""
+
+
+class MatchRule(_Rule, frozen=True, kw_only=True):
+    """One rung of a ladder."""
+
+    id: str
+    subject: str
+    """Role of the group that is served."""
+    role: MasterRole
+    """Role that the master plays."""
+    candidates: tuple[str, ...] = ()
+    """Roles of groups that may play it; empty for a rung that decides for none."""
+    when_chosen: tuple[str, ...] = ()
+    """This rung counts only when a master of one of these roles was chosen for the group before. Without
+    candidates it says that no master of `role` is needed then."""
+    meaning: str = ""
+    """One sentence for people: what this rung asks for and what it costs."""
+    like: str | None = None
+    """Id of a rung whose candidates, requirements and preferences this one takes over where it has none of its own;
+    own requirements replace those on the same field."""
+    unknown: Unknown | None = None
+    """Replaces ``reject`` for values unknown on one side in what `like` brings."""
+    require: tuple[Requirement, ...] = ()
+    prefer: tuple[Preference, ...] = ()
+    sets: dict[str, str | int | float | bool] = {}
+    finding: str | None = None
+    """Id of the finding that this rung raises."""
+
+
+class RejectionRule(_Rule, frozen=True, kw_only=True):
+    """Which rejection serves which number of frames."""
+
+    up_to: int
+    """Largest number of frames; 0 for any."""
+    algorithm: str
+    low: float
+    high: float
+    reason: str
+
+
+class IntegrationRules(_Rule, frozen=True, kw_only=True):
+    """Choice of the rejection by number of frames."""
+
+    lights: tuple[RejectionRule, ...]
+    masters: tuple[RejectionRule, ...]
+    flats: tuple[RejectionRule, ...]
+
+
+class FindingRule(_Rule, frozen=True, kw_only=True):
+    """The page of one finding."""
+
+    id: str
+    title: str
+    severity: Severity
+    message: str
+    """Template; the names in braces are keys of the evidence, and ``{subject}``."""
+    why: str
+    remedy: str
+    guide: str | None = None
+    limits: dict[str, float] = {}
+
+
+class Rules(msgspec.Struct, frozen=True, kw_only=True):
+    """All rules of one run."""
+
+    fields: dict[str, FieldRule]
+    dialects: dict[str, DialectRule]
+    roles: RolesRules
+    filters: dict[str, FilterRule]
+    groups: dict[str, GroupRule]
+    matches: tuple[MatchRule, ...]
+    integration: IntegrationRules
+    findings: dict[str, FindingRule]
+    presets: dict[str, dict[str, dict[str, Any]]]
+    """Preset name -> section -> parameter -> value."""
+
+
+def builtin_folder() -> Path:
+    """Return the folder with the built-in rules: inside the installed package, or beside it in a checkout."""
+    inside = Path(__file__).parent / "_rules"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "rules"
+
+
+def load_rules(overlays: Sequence[Path] = ()) -> Rules:
+    """Return the validated rules, the built-in ones overlaid by the user's folders in order.
+
+    Parameters
+    ----------
+    overlays : sequence of Path
+        Folders shaped like ``rules/``; files that are not there keep the built-in content.
+
+    Raises
+    ------
+    RuleError
+        If a folder is missing, or a file is not TOML or has an unknown, missing or wrong entry.
+    """
+    return _load(tuple(Path(folder).resolve() for folder in overlays))
+
+
+@functools.lru_cache(maxsize=8)
+def _load(overlays: tuple[Path, ...]) -> Rules:
+    for folder in overlays:
+        if not folder.is_dir():
+            raise RuleError(f"{folder}: not a folder. --rules expects a folder shaped like rules/")
+    folders = (builtin_folder(), *overlays)
+    rules = Rules(
+        fields=_entries(folders, "fields.toml", "field", FieldRule),
+        dialects=_entries(folders, "dialects/*.toml", "dialect", DialectRule),
+        roles=_table(folders, "roles.toml", RolesRules),
+        filters=_entries(folders, "filters.toml", "filter", FilterRule),
+        groups=_entries(folders, "groups.toml", "group", GroupRule),
+        matches=_resolve(_entries(folders, "matches.toml", "match", MatchRule)),
+        integration=_table(folders, "integration.toml", IntegrationRules),
+        findings=_entries(folders, "findings/*.toml", "finding", FindingRule),
+        presets={path.stem: _read(path) for path in _files(folders, "presets/*.toml")},
+    )
+    _check(rules)
+    return rules
+
+
+def _resolve(rungs: dict[str, MatchRule]) -> tuple[MatchRule, ...]:
+    """Return the rungs with what they take over from others filled in."""
+
+    def whole(rung: MatchRule, path: tuple[str, ...]) -> MatchRule:
+        if rung.like is None:
+            return rung
+        where = f"matches.toml, [[match]] {rung.id}"
+        if rung.like not in rungs:
+            raise RuleError(f"{where}: like = {rung.like!r}, but there is no such rung")
+        if rung.like in path:
+            raise RuleError(f"{where}: like = {rung.like!r} leads back to itself")
+        model = whole(rungs[rung.like], (*path, rung.like))
+        own = {requirement.field for requirement in rung.require}
+        inherited = tuple(
+            msgspec.structs.replace(
+                requirement, unknown=rung.unknown, both_unknown=requirement.both_unknown or requirement.unknown
+            )
+            if rung.unknown is not None and requirement.unknown == "reject"
+            else requirement
+            for requirement in model.require
+            if requirement.field not in own
+        )
+        return msgspec.structs.replace(
+            rung,
+            candidates=rung.candidates or model.candidates,
+            require=(*inherited, *rung.require),
+            prefer=rung.prefer or model.prefer,
+        )
+
+    return tuple(whole(rung, (rung.id,)) for rung in rungs.values())
+
+
+DERIVED_FIELDS = ("temperature", "cooled", "calibrated")
+"""Names that rules may use besides those of :class:`wbpy.model.Frame`; :mod:`wbpy.grouping` says what they hold."""
+
+
+def _check(rules: Rules) -> None:
+    """Raise for names that point nowhere: fields, findings, and requirements that cannot be evaluated."""
+    known = {*Frame.__struct_fields__, *DERIVED_FIELDS}
+
+    def field(where: str, name: str) -> None:
+        if name not in known:
+            raise RuleError(f"{where}: there is no field {name!r}; the fields are {', '.join(sorted(known))}")
+
+    for group in rules.groups.values():
+        where = f"groups.toml, [[group]] {group.id}"
+        for name in (*group.exact, *(band.field for band in group.bands)):
+            field(where, name)
+    for rung in rules.matches:
+        where = f"matches.toml, [[match]] {rung.id}"
+        if rung.finding is not None and rung.finding not in rules.findings:
+            raise RuleError(f"{where}: finding {rung.finding!r} has no entry under findings/")
+        for requirement in rung.require:
+            field(where, requirement.field)
+            if requirement.operator == "fixed" and requirement.value is None:
+                raise RuleError(f"{where}: operator 'fixed' on {requirement.field!r} expects a value")
+        for preference in rung.prefer:
+            if preference.by in ("nearest", "same"):
+                field(where, preference.field)
+
+
+def _files(folders: Sequence[Path], pattern: str) -> list[Path]:
+    return [path for folder in folders for path in sorted(folder.glob(pattern))]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RuleError(f"{path}: not valid TOML: {error}") from error
+
+
+def _convert(path: Path, where: str, data: object, kind: type[Any]) -> Any:
+    try:
+        return msgspec.convert(data, kind)
+    except msgspec.ValidationError as error:
+        raise RuleError(f"{path}, {where}: {error}") from error
+
+
+def _entries(folders: Sequence[Path], pattern: str, table: str, kind: type[Any]) -> dict[str, Any]:
+    """Return the ``[[table]]`` entries of all matching files by id, later files replacing earlier ones."""
+    found: dict[str, Any] = {}
+    homes: dict[str, Path] = {}
+    for path in _files(folders, pattern):
+        content = _read(path)
+        if unexpected := set(content) - {table}:
+            raise RuleError(f"{path}: unknown table {sorted(unexpected)[0]!r}, expected [[{table}]]")
+        for number, entry in enumerate(content.get(table, []), 1):
+            label = entry.get("id", f"entry {number}") if isinstance(entry, dict) else f"entry {number}"
+            rule = _convert(path, f"[[{table}]] {label}", entry, kind)
+            root = next(folder for folder in folders if path.is_relative_to(folder))
+            if homes.get(rule.id) == root:
+                raise RuleError(f"{path}, [[{table}]] {label}: the id {rule.id!r} stands twice in {root}")
+            homes[rule.id] = root
+            found[rule.id] = rule
+    return found
+
+
+def _table(folders: Sequence[Path], name: str, kind: type[Any]) -> Any:
+    """Return one file read as a whole, later folders replacing single keys."""
+    merged: dict[str, Any] = {}
+    last = folders[0] / name
+    for path in _files(folders, name):
+        merged = _merge(merged, _read(path))
+        last = path
+    return _convert(last, "top level", merged, kind)
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged

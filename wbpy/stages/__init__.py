@@ -1,0 +1,27 @@
+"""The stages in the order in which pixels meet them."""
+
+from wbpy.stages.base import Stage
+from wbpy.stages.calibrate import CALIBRATE
+from wbpy.stages.cosmetic import COSMETIC
+from wbpy.stages.debayer import DEBAYER
+from wbpy.stages.integrate import INTEGRATE
+from wbpy.stages.masters import MASTERS
+from wbpy.stages.measure import MEASURE
+from wbpy.stages.normalize import NORMALIZE
+from wbpy.stages.reference import REFERENCE
+from wbpy.stages.register import REGISTER
+from wbpy.stages.weigh import WEIGH
+
+STAGES: tuple[Stage, ...] = (
+    MASTERS,
+    CALIBRATE,
+    COSMETIC,
+    MEASURE,
+    REFERENCE,
+    REGISTER,
+    NORMALIZE,
+    WEIGH,
+    DEBAYER,
+    INTEGRATE,
+)
+"""Every stage; a plan's steps follow this order."""
