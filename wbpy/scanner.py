@@ -419,11 +419,6 @@ class _Reader:
             modified_ns=file.modified_ns,
         )
         held_back = self._hold_back(frame, header, verdict, context)
-        expected = header.data_start + header.data_size
-        if not header.gzipped and not header.tiled and file.size < expected:
-            context.findings.append(
-                make_finding(self.rules, "FIL003", file.path, found_bytes=file.size, expected_bytes=expected)
-            )
         return Entry(
             path=file.path,
             below=file.below,
@@ -550,7 +545,10 @@ class _Reader:
         def make(id: str, **evidence: str | int | None) -> Finding:
             return make_finding(self.rules, id, frame.path, **evidence)
 
-        if verdict.result is not None:
+        expected = header.data_start + header.data_size
+        if not header.gzipped and not header.tiled and frame.size < expected:
+            finding = make("FIL003", found_bytes=frame.size, expected_bytes=expected)
+        elif verdict.result is not None:
             finding = make("SCN006", reason=verdict.result)
         elif small:
             finding = make("SCN019", width=frame.width, height=frame.height)

@@ -9,6 +9,9 @@ import pytest
 from conftest import Night
 
 import wbpy
+from wbpy.engine.execute import execute
+from wbpy.errors import PlanError
+from wbpy.rules import load_rules
 from wbpy.simulate import Sensor, SessionSpec, write_session
 
 SPEC = SessionSpec(
@@ -41,12 +44,21 @@ def test_one_damaged_light_of_eight(run_night: Callable[..., Night], fault: str)
     assert night.run.outcome == "partial"
 
 
-def test_a_light_damaged_after_the_plan(tmp_path: Path) -> None:
+def test_a_file_that_changed_since_the_plan_stops_the_run(tmp_path: Path) -> None:
     truth = write_session(tmp_path / "in", SPEC)
     plan = wbpy.plan(tmp_path / "in", tmp_path / "out")
     victim = truth.lights[5].path
     victim.write_bytes(victim.read_bytes()[:40_000])
-    run = wbpy.run(plan)
+    with pytest.raises(PlanError, match=victim.name):
+        wbpy.run(plan)
+
+
+def test_a_light_damaged_between_check_and_reading(tmp_path: Path) -> None:
+    truth = write_session(tmp_path / "in", SPEC)
+    plan = wbpy.plan(tmp_path / "in", tmp_path / "out")
+    victim = truth.lights[5].path
+    victim.write_bytes(victim.read_bytes()[:40_000])
+    run = execute(plan, load_rules())
     assert run.outcome == "partial"
     finding = next(f for f in run.findings if f.id == "CAL002")
     assert finding.subject == str(victim) and "40000" in finding.message
@@ -60,7 +72,7 @@ def test_a_damaged_dark_leaves_the_master_of_the_others(run_night: Callable[...,
     plan = wbpy.plan(tmp_path / "in", tmp_path / "out")
     victim = truth.files["dark"][1]
     victim.write_bytes(victim.read_bytes()[:50_000])
-    run = wbpy.run(plan)
+    run = execute(plan, load_rules())
     master = next(p for p in run.products if p.kind == "master_dark")
     assert master.frames_used == 3 and master.frames_excluded == 1 and master.outcome == "partial"
     assert next(f for f in run.findings if f.id == "MAS001").subject == str(victim)
@@ -72,7 +84,7 @@ def test_all_darks_damaged_blocks_their_lights_and_says_so(tmp_path: Path) -> No
     plan = wbpy.plan(tmp_path / "in", tmp_path / "out")
     for path in truth.files["dark"]:
         path.write_bytes(b"")
-    run = wbpy.run(plan)
+    run = execute(plan, load_rules())
     ids = {f.id for f in run.findings}
     assert {"MAS002", "CAL003"} <= ids
     assert not [p for p in run.products if p.kind == "integration"]

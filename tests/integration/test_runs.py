@@ -103,7 +103,7 @@ def test_the_reviewed_plan_is_what_runs(night: Night, tmp_path: Path) -> None:
 
     plan = wbpy.plan(inputs(night), tmp_path / "out")
     assert load_json(night.out / "plan.json")["steps"]
-    plan_file.parent.mkdir()
+    plan_file.parent.mkdir(exist_ok=True)
     plan_file.write_bytes(encode(plan))
     run = wbpy.run(plan_file)
     assert [step.id for step in run.steps] == [step.id for step in plan.steps]

@@ -172,14 +172,13 @@ def slow_rcd(mosaic, cfa, reach=14):
 
 
 @ALL
-@pytest.mark.parametrize("shape", [(2, 2), (2, 3), (3, 2), (5, 8), (16, 31), (47, 40)])
+@pytest.mark.parametrize("shape", [(2, 2), (2, 3), (3, 2), (5, 8), (16, 31), (150, 9)])
 def test_rcd_equals_its_slow_twin(cfa, shape):
     mosaic = np.random.default_rng(4).normal(1500, 600, shape).astype(np.float32)
     out = run(rcd, mosaic, cfa)
     expected = slow_rcd(mosaic, cfa)
-    # float32 against float64; a decision between two directions may fall differently where they tie.
-    close = np.isclose(out, expected, rtol=1e-4, atol=0.1)
-    assert close.mean() > 0.998
+    close = np.isclose(out, expected, rtol=1e-4, atol=0.05)
+    assert close.all()
 
 
 def test_rcd_equals_its_slow_twin_on_stars_above_a_zero_background():

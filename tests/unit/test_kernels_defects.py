@@ -164,6 +164,17 @@ def test_no_star_is_ever_taken_for_a_defect(step, kind, integrated):
         assert detect_outliers(image, step, 0.0, 6.0).size == 0
 
 
+@pytest.mark.parametrize("step", [1, 2])
+def test_a_star_beside_a_dead_pixel_is_not_a_defect(step):
+    rng = np.random.default_rng(15)
+    for k in range(40):
+        image = rng.normal(500, SIGMA, (41, 41))
+        light = star("gaussian", 1.8, *rng.uniform(-0.3, 0.3, 2), True)
+        image[10:31, 10:31] += light * SIGMA * (20 + 5 * k)
+        image[20, 19] = image[20, 21] = 0
+        assert 20 * 41 + 20 not in detect_outliers(image.astype(np.float32), step, 5.0, 0.0)
+
+
 def test_without_the_star_test_stars_would_be_eaten(monkeypatch):
     monkeypatch.setattr(defects, "_least_halo", lambda fwhm: 100.0)
     assert detect_outliers(star_field(0, 1, "gaussian", 1.5, False), 1, 5.0, 0.0).size > 10

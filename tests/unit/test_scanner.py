@@ -607,13 +607,14 @@ def test_file_that_cannot_be_used_is_one_finding_and_no_exception(tmp_path, name
     assert catalog.frames == ()
 
 
-def test_file_that_ends_early_stays_in_with_a_finding(tmp_path):
+def test_file_that_ends_early_is_held_back(tmp_path):
     path = write(tmp_path / "a.fits", LIGHT)
     path.write_bytes(path.read_bytes()[:-10])
     catalog = read(tmp_path)
     assert [finding.id for finding in catalog.findings] == ["FIL003"]
     assert catalog.findings[0].evidence == {"found_bytes": 2880 + 502, "expected_bytes": 2880 + 512}
-    assert len(catalog.frames) == 1
+    assert [held.finding for held in catalog.held_back] == ["FIL003"]
+    assert catalog.frames == ()
 
 
 def test_missing_file_is_one_finding(tmp_path):
@@ -709,6 +710,22 @@ def test_name_that_is_no_text_is_held_back(tmp_path):
 def test_names_of_any_script_are_kept(tmp_path):
     frame, _, _ = one(tmp_path, LIGHT, name="北アメリカ星雲 – Lumière.fits")
     assert Path(frame.path).name == "北アメリカ星雲 – Lumière.fits"
+
+
+def test_folder_that_cannot_be_read_is_an_error_finding_and_the_rest_is_scanned(tmp_path, monkeypatch):
+    write(tmp_path / "a" / "1.fits", LIGHT)
+    write(tmp_path / "b" / "2.fits", LIGHT)
+    real = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("a"):
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    catalog = read(tmp_path)
+    assert [(finding.id, finding.severity) for finding in catalog.findings] == [("SCN016", "error")]
+    assert len(catalog.frames) == 1
 
 
 def test_progress_is_told_for_each_file(tmp_path):

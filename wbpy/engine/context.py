@@ -102,6 +102,9 @@ class Context:
         self.rules = rules
         self.out = out
         self.store = Store(out / ".store")
+        for folder in ("masters", "integrations", "frames/*"):
+            for leftover in out.glob(f"{folder}/.*.tmp"):
+                leftover.unlink(missing_ok=True)
         self.workers = workers
         self.memory = memory
         self.frames: dict[str, Frame] = {frame.path: frame for frame in plan.frames}

@@ -111,7 +111,7 @@ def _walk(context: Context, log: str) -> Run:
         if cancelled:
             break
     run = Run(
-        outcome="cancelled" if cancelled else _overall(results, bool(context.products)),
+        outcome="cancelled" if cancelled else _overall(results, bool(context.products), _lost_inputs(plan)),
         products=tuple(context.products),
         frames=tuple(context.frame_results[path] for path in sorted(context.frame_results)),
         steps=tuple(results),
@@ -180,13 +180,19 @@ def _upstream(plan: Plan, last: Step) -> list[Step]:
     return list(chain.values())
 
 
-def _overall(results: Sequence[StepResult], products: bool) -> Outcome:
+def _lost_inputs(plan: Plan) -> bool:
+    """Return whether the plan had to go without a file that could not be read."""
+    held_back = {held.path for held in plan.held_back}
+    return any(f.severity == "error" and f.subject in held_back for f in plan.findings)
+
+
+def _overall(results: Sequence[StepResult], products: bool, lost_inputs: bool) -> Outcome:
     outcomes = {result.outcome for result in results}
     if not outcomes:
         return "no_work"
     if outcomes & set(FAILED_OUTCOMES):
         return "partial" if products else "failed"
-    if "partial" in outcomes:
+    if "partial" in outcomes or lost_inputs:
         return "partial"
     return "reused" if outcomes == {"reused"} else "done"
 

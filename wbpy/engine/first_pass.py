@@ -260,9 +260,13 @@ class _Chain:
             stars_key = make_key(context.params_key(self._steps["measure"]), image_key)
             stored = context.store.image(image_key)
             known = context.store.record(stars_key)
-            if stored and known and not self._must_keep(frame, image_key):
-                return Treated(frame, image_key, stored, _from_record(*known)), False
             cfa = cfa_matrix(frame)
+            if stored and not self._must_keep(frame, image_key):
+                if known:
+                    return Treated(frame, image_key, stored, _from_record(*known)), False
+                measurement = measure.run(self._measure, stored.read(0, stored.shape[0], 0, stored.shape[1]), cfa)
+                _to_record(context, stars_key, measurement)
+                return Treated(frame, image_key, stored, measurement), True
             calibration, defects = self._load(cfa)
             started = time.perf_counter()
             image = calibrate.run(self._calibrate, reader, calibration)

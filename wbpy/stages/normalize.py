@@ -31,7 +31,7 @@ class NormalizeParams(Params, frozen=True, kw_only=True):
         Literal["stars", "dispersion"],
         Meta(description="what the scale follows: fluxes of common stars, or the spread of the background"),
     ] = "stars"
-    min_stars: Annotated[int, Meta(ge=1, description="common stars below which the spread is taken instead")] = 10
+    min_stars: Annotated[int, Meta(ge=1, description="common stars below which the spread is taken instead")] = 3
 
 
 @dataclass(frozen=True)
