@@ -469,7 +469,7 @@ def detect_outliers(
     above the median of its eight neighbours of the same colour *and* the light beside it is at least 4 sigma
     below 75 % of that share. Where the data cannot tell the two apart the pixel stays: faint defects are the
     task of the dark and of the rejection during integration. With the default values that is the case below
-    about 11 sigma for mono and 40 sigma for a mosaic, where the pixels beside the peak have other colours.
+    10 to 20 sigma for mono and 40 to 70 sigma for a mosaic, where the pixels beside the peak have other colours.
 
     A cold pixel lies `cold_sigma` below the median of its eight neighbours and below seven of them.
 
