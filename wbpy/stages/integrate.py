@@ -36,7 +36,8 @@ class IntegrateParams(Params, frozen=True, kw_only=True):
         Literal["lanczos3", "bilinear", "nearest"], Meta(description="how frames are resampled onto the reference")
     ] = "lanczos3"
     clamping: Annotated[
-        float, Meta(ge=0, le=1, description="Lanczos: share of negative lobes from which ringing is damped")
+        float,
+        Meta(ge=0, description="Lanczos: sigma of the local noise below the lowest pixel from which ringing is damped"),
     ] = 0.3
     pedestal: Annotated[
         str, Meta(description="added to the result so that noise around zero survives the range [0, 1]: auto, or DN")
