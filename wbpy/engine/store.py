@@ -78,7 +78,11 @@ class Store:
             leftover.unlink(missing_ok=True)
         self._digest_file = root / "digests.jsonl"
         if self._digest_file.exists():
-            for line in self._digest_file.read_text(encoding="utf-8").splitlines():
+            lines = self._digest_file.read_text(encoding="utf-8")
+            if not lines.endswith("\n"):
+                with open(self._digest_file, "a", encoding="utf-8") as file:
+                    file.write("\n")
+            for line in lines.splitlines():
                 try:
                     path, size, modified, digest = json.loads(line)
                 except ValueError:
@@ -106,7 +110,7 @@ class Store:
         path = self._root / "image" / f"{key}.npy"
         try:
             mapped: Any = np.load(path, mmap_mode="r")
-        except (OSError, ValueError):
+        except (OSError, ValueError, EOFError):
             return None
         return StoredImage(path, mapped.shape)
 
@@ -129,10 +133,10 @@ class Store:
 
         path = self._root / "record" / f"{key}.npz"
         try:
-            with np.load(path) as content:
+            with open(path, "rb") as file, np.load(file) as content:
                 arrays = {name: content[name] for name in content.files if name != "values"}
                 return json.loads(content["values"].tobytes()), arrays
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
 
     def put_record(self, key: str, values: dict[str, Any], **arrays: npt.NDArray[Any]) -> None:

@@ -1,0 +1,105 @@
+"""The store of artifacts: whole or not at all, found again by content, never confused by leftovers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wbpy.engine.store import Store, file_digest, make_key
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / ".store")
+
+
+def test_a_key_follows_values_and_their_order_only() -> None:
+    assert make_key("a", {"x": 1, "y": 2.5}) == make_key("a", {"y": 2.5, "x": 1})
+    assert len({make_key("a", 1), make_key("a", 1.5), make_key(1, "a"), make_key("a", [1]), make_key("a1")}) == 5
+
+
+def test_an_image_is_read_back_by_rectangle(store: Store) -> None:
+    image = np.random.default_rng(1).normal(size=(40, 50)).astype(np.float32)
+    image[3, 4] = np.nan
+    store.put_image("k", image)
+    found = store.image("k")
+    assert found is not None and found.shape == (40, 50)
+    part = found.read(2, 11, 3, 20)
+    np.testing.assert_array_equal(part, image[2:11, 3:20])
+    assert part.flags.c_contiguous and part.flags.writeable
+
+
+def test_a_record_is_read_back_with_its_arrays(store: Store) -> None:
+    store.put_record("k", {"fwhm": float("nan"), "noise": [1.5, 2.0]}, x=np.arange(5.0))
+    found = store.record("k")
+    assert found is not None
+    values, arrays = found
+    assert np.isnan(values["fwhm"]) and values["noise"] == [1.5, 2.0]
+    np.testing.assert_array_equal(arrays["x"], np.arange(5.0))
+
+
+@pytest.mark.parametrize("damage", [b"", b"no archive", None])
+def test_damaged_or_missing_artifacts_count_as_absent(store: Store, tmp_path: Path, damage: bytes | None) -> None:
+    store.put_image("k", np.zeros((4, 4), np.float32))
+    store.put_record("k", {"a": 1}, x=np.zeros(3))
+    for path in (tmp_path / ".store" / "image" / "k.npy", tmp_path / ".store" / "record" / "k.npz"):
+        if damage is None:
+            path.unlink()
+        else:
+            path.write_bytes(damage)
+    assert store.image("k") is None
+    assert store.record("k") is None
+
+
+def test_a_record_cut_in_the_middle_counts_as_absent(store: Store, tmp_path: Path) -> None:
+    store.put_record("k", {"a": 1}, x=np.zeros(3000))
+    path = tmp_path / ".store" / "record" / "k.npz"
+    path.write_bytes(path.read_bytes()[:1000])
+    assert store.record("k") is None
+
+
+def test_leftovers_of_a_killed_run_are_removed(store: Store, tmp_path: Path) -> None:
+    leftover = tmp_path / ".store" / "image" / ".key.123.tmp"
+    leftover.write_bytes(b"half")
+    Store(tmp_path / ".store")
+    assert not leftover.exists()
+
+
+def test_a_digest_is_of_the_content_and_remembered(store: Store, tmp_path: Path) -> None:
+    one, two = tmp_path / "a.fits", tmp_path / "b.fits"
+    one.write_bytes(b"pixels")
+    two.write_bytes(b"pixels")
+    assert store.digest(str(one), 6, 1) == store.digest(str(two), 6, 2) == file_digest(one)
+    one.write_bytes(b"others")
+    assert store.digest(str(one), 6, 1) == file_digest(two), "same size and time: remembered"
+    assert store.digest(str(one), 6, 3) != file_digest(two), "another time: read again"
+    again = Store(tmp_path / ".store")
+    one.unlink()
+    assert again.digest(str(one), 6, 1) == file_digest(two)
+
+
+def test_a_torn_line_of_digests_is_passed_over(store: Store, tmp_path: Path) -> None:
+    file = tmp_path / "a.fits"
+    file.write_bytes(b"pixels")
+    digest = store.digest(str(file), 6, 1)
+    with open(tmp_path / ".store" / "digests.jsonl", "a", encoding="utf-8") as lines:
+        lines.write('["/half/of/a')
+    again = Store(tmp_path / ".store")
+    assert again.digest(str(file), 6, 1) == digest
+    again.digest(str(file), 6, 9)
+    file.unlink()
+    assert Store(tmp_path / ".store").digest(str(file), 6, 9) == digest, "the line after a torn one is whole"
+
+
+def test_a_product_counts_only_while_it_stands_as_written(store: Store, tmp_path: Path) -> None:
+    product = tmp_path / "m.fits"
+    product.write_bytes(b"x" * 100)
+    store.put_product("k", product, {"level": 5})
+    assert store.product("k", product) == {"level": 5}
+    assert store.product("k", tmp_path / "other.fits") is None
+    product.write_bytes(b"x" * 99)
+    assert store.product("k", product) is None
+    product.unlink()
+    assert store.product("k", product) is None
