@@ -261,8 +261,16 @@ def test_interruption_while_reading_says_how_to_go_on(
     assert "run the same command again: finished work is kept" in err
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """The usual handling of SIGINT, which a shell takes away from what it starts in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_first_ctrl_c_asks_the_run_to_stop_and_the_second_stops_it(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ctrl_c: None
 ):
     seen = []
 

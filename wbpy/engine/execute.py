@@ -65,7 +65,9 @@ def execute(
         log.write_plan(plan)
         with ThreadPoolExecutor(workers, thread_name_prefix="wbpy") as pool:
             context = Context(plan, rules, out, pool, workers, memory, [log, *listeners], cancel or threading.Event())
-            return _walk(context, str(log.path))
+            run = _walk(context, str(log.path))
+            log.write_run(run)
+            return run
     finally:
         log.close()
 

@@ -8,7 +8,7 @@ from typing import TextIO
 import msgspec
 
 from wbpy.engine.events import Event
-from wbpy.model import Match, Plan
+from wbpy.model import Match, Plan, Run, reason_text
 
 
 class LogFiles:
@@ -77,6 +77,22 @@ class LogFiles:
         self._text.write("\n".join(lines) + "\n\n")
         self._text.flush()
 
+    def write_run(self, run: Run) -> None:
+        """Write what came out, behind the events."""
+        lines = ["", "Lights", *_frame_lines(run), "", "Products"]
+        for product in run.products:
+            total = "" if product.exposure_total is None else f", {product.exposure_total:g} s in all"
+            excluded = f", {product.frames_excluded} left out" if product.frames_excluded else ""
+            lines.append(f"  {product.path}: {product.frames_used} frames{excluded}{total}, {product.outcome}")
+        if not run.products:
+            lines.append("  none")
+        spent = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in run.timings.items() if seconds >= 0.05)
+        lines += ["", f"Time in each stage, summed over workers: {spent or 'next to none'}"]
+        lines += ["Versions: " + ", ".join(f"{name} {number}" for name, number in run.versions.items())]
+        lines += [f"Outcome: {run.outcome}"]
+        self._text.write("\n".join(lines) + "\n")
+        self._text.flush()
+
     def close(self) -> None:
         """Close both files."""
         self._text.close()
@@ -101,16 +117,33 @@ def _sentence(event: Event) -> str:
 def _match_lines(match: Match) -> list[str]:
     lines = [f"  {match.role} for {match.subject}: {match.chosen or 'none'} (rule {match.rule})"]
     for candidate in match.candidates:
-        telling = [r for r in candidate.reasons if r.verdict != "pass"]
-        why = "; ".join(
-            f"{r.field} {_value(r.subject_value)} against {_value(r.candidate_value)}"
-            + (f", {r.operator} {r.tolerance:g}" if r.tolerance is not None else f", {r.operator}")
-            + f": {r.verdict}"
-            for r in telling
-        )
-        lines.append(f"    {candidate.verdict} {candidate.id}" + (f": {why}" if why else ""))
+        telling = [reason_text(reason) for reason in candidate.reasons if reason.verdict != "pass"]
+        lines.append(f"    {candidate.verdict} {candidate.id}" + (f": {'; '.join(telling)}" if telling else ""))
     return lines
 
 
-def _value(value: object) -> str:
-    return "unknown" if value is None else str(value)
+def _frame_lines(run: Run) -> list[str]:
+    """Return a table of the lights: weight, what was measured, and why a light takes no part."""
+    lights = [frame for frame in run.frames if frame.role == "light"]
+    if not lights:
+        return ["  none"]
+    lines = [f"  {'weight':>6} {'stars':>6} {'FWHM':>6} {'ecc':>5} {'rms':>6} {'rejected':>9}  file"]
+    for frame in lights:
+        m = frame.measurements
+        low, high = m.get("rejected_low"), m.get("rejected_high")
+        rejected = None if low is None or high is None else 100 * (low + high)
+        cells = (
+            _cell(frame.weight, 6, 3),
+            _cell(m.get("stars"), 6, 0),
+            _cell(m.get("fwhm_px"), 6, 2),
+            _cell(m.get("eccentricity"), 5, 2),
+            _cell(m.get("registration_rms_px"), 6, 3),
+            _cell(rejected, 7, 2) + " %",
+        )
+        fate = "" if frame.excluded_by is None else f"  ({frame.outcome}, see {frame.excluded_by})"
+        lines.append(f"  {' '.join(cells)}  {Path(frame.path).name}{fate}")
+    return lines
+
+
+def _cell(value: float | None, width: int, digits: int) -> str:
+    return f"{'-':>{width}}" if value is None else f"{value:{width}.{digits}f}"
