@@ -207,14 +207,22 @@ def resample(
     if sx1 <= sx0 or sy1 <= sy0:
         out.fill(np.nan)
         return
-    # An even origin keeps the phase of the CFA.
-    sx0, sy0 = sx0 - sx0 % 2, sy0 - sy0 % 2
+    # A sliver at the frame's edge is widened to what a debayer filter needs; an even origin keeps the phase of the CFA.
+    sx0, sx1 = _widened(sx0, sx1, width)
+    sy0, sy1 = _widened(sy0, sy1, height)
     pixels = window.read(sy0, sy1, sx0, sx1)
     source = pixels[None] if cfa is None else debayer.run(debayer_params, pixels, cfa)
     if params.interpolation == "lanczos3":
         warp.lanczos3(source, sx0, sy0, matrix, out, x0, y0, params.clamping)
     else:
         (warp.bilinear if params.interpolation == "bilinear" else warp.nearest)(source, sx0, sy0, matrix, out, x0, y0)
+
+
+def _widened(start: int, end: int, size: int) -> tuple[int, int]:
+    """Return an interval of at least 8 pixels around `start` to `end`, within 0 to `size`, from an even start on."""
+    end = min(size, max(end, start + 8))
+    start = max(0, min(start, end - 8))
+    return start - start % 2, end
 
 
 INTEGRATE = Stage(
