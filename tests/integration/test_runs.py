@@ -214,3 +214,16 @@ def test_the_sample_night_of_the_readme(tmp_path: Path) -> None:
     kinds = [p.kind for p in run.products]
     assert kinds.count("integration") == 3 and kinds.count("preview") == 3
     assert all(Path(p.path).exists() for p in run.products)
+
+
+def test_moved_and_renamed_frames_are_the_same_frames(night: Night, tmp_path: Path) -> None:
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    wbpy.run(wbpy.plan(inputs(night), out))
+    shutil.copytree(inputs(night), elsewhere)
+    for number, light in enumerate(sorted((elsewhere / "LIGHT").iterdir())):
+        light.rename(light.with_name(f"Light_renamed_{number:03d}.fit"))
+    before = {path: path.stat().st_mtime_ns for path in out.glob(".store/image/*")}
+    run = wbpy.run(wbpy.plan(elsewhere, out))
+    outcomes = {step.id: step.outcome for step in run.steps}
+    assert all(outcome == "reused" for step, outcome in outcomes.items() if step.startswith(("masters/", "calibrate/")))
+    assert {path: path.stat().st_mtime_ns for path in out.glob(".store/image/*")} == before

@@ -248,9 +248,9 @@ def kept_by_resampling(night: Night, number: int, channel: int, points: NDArray[
 def test_background_noise_is_what_the_frames_allow(night: Night) -> None:
     """Measured noise of the stack within 5 % of the noise predicted from truth, weights and interpolation.
 
-    Prediction per light: photon, dark and read noise, scaled as the light was; interpolation keeps a share of it. Masters
-    of 20 frames add 1/40 to the noise of a light, but the same in all lights, where the dither spreads it over as many
-    pixels; rejection of Gaussian noise costs below 1 %.
+    Prediction per light: photon, dark and read noise, scaled as the light was; interpolation keeps a share of it.
+    Masters of 20 frames add 1/40 to the noise of a light, but alike in all lights, and the dither spreads it over
+    as many pixels. Rejection of Gaussian noise costs below 1 %.
     """
     inside = covered(night)
     height, width = inside.shape
