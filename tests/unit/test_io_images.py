@@ -107,7 +107,7 @@ def test_planes_are_channels(tmp_path):
             image.read(0, 7)
 
 
-@pytest.mark.parametrize("kind", ["u16", "f32"])
+@pytest.mark.parametrize("kind", ["u8", "i16", "u16", "i32", "f32", "f64"])
 def test_tile_compressed_image_equals_the_plain_one(tmp_path, kind):
     data = STORED[kind]
     fits.CompImageHDU(data, compression_type="GZIP_1", quantize_level=0).writeto(tmp_path / "a.fits.fz")
@@ -122,6 +122,15 @@ def test_gzipped_image_equals_the_plain_one(tmp_path):
     zipped.write_bytes(gzip.compress(path.read_bytes()))
     with open_image(zipped) as image:
         np.testing.assert_array_equal(image.read(), STORED["u16"].astype(np.float32))
+
+
+def test_only_files_without_compression_are_read_by_bands(tmp_path):
+    plain = write(tmp_path / "a.fits", STORED["u16"])
+    (tmp_path / "a.fits.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    fits.CompImageHDU(STORED["u16"]).writeto(tmp_path / "a.fits.fz")
+    for name, banded in (("a.fits", True), ("a.fits.gz", False), ("a.fits.fz", False)):
+        with open_image(tmp_path / name) as image:
+            assert image.banded is banded
 
 
 def test_image_in_an_extension_is_read(tmp_path):
@@ -172,9 +181,9 @@ def test_damaged_compression_is_a_read_error(tmp_path):
     ("name", "content", "says"),
     [
         ("a.fits", b"", "is empty"),
-        ("a.xisf", b"XISF0100" + bytes(20), "format xisf"),
+        ("a.xisf", b"XISF0100" + bytes(20), "XML header is damaged"),
         ("a.jpg", b"\xff\xd8\xff\xe0" + bytes(20), "format jpeg"),
-        ("a.nef", b"II*\x00" + bytes(20), "format raw"),
+        ("a.nef", b"II*\x00" + bytes(20), "cannot be decoded"),
         ("a.txt", b"hello hello hello", "no known image format"),
     ],
 )

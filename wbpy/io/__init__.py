@@ -1,1 +1,1 @@
-"""Files: the only place that knows FITS and where products are written, whole or not at all."""
+"""Files: the only place that knows FITS, XISF and camera raw, and where products are written, whole or not at all."""

@@ -53,12 +53,18 @@ class FitsFile:
         self._dn_per_unit = float(dn_per_unit)
         self._dtype = np.dtype(_DTYPES[header.bitpix])
         self._start = header.data_start
+        self._banded = not header.gzipped and not header.tiled
         self._file: BinaryIO | None = None
         self._pixels: NDArray[np.float32] | None = None
         if header.tiled:
             self._pixels = self._decompress(header)
         else:
             self._file = self._open(header)
+
+    @property
+    def banded(self) -> bool:
+        """Whether `read` fetches just the rows that are asked for; False for compressed files."""
+        return self._banded
 
     def read(self, y0: int = 0, y1: int | None = None, channel: int = 0) -> NDArray[np.float32]:
         """Return rows `y0` to `y1` of one channel as float32 DN; see :class:`wbpy.io.images.ImageFile`."""

@@ -8,6 +8,7 @@ the equals sign, Fortran exponents, unterminated strings, text that is not ASCII
 from __future__ import annotations
 
 import gzip
+import importlib
 import os
 import re
 import zlib
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple, cast
 
 from wbpy.errors import ReadError
+from wbpy.io.formats import HEAD_SIZE, identify
 
 Value = str | int | float | bool | None
 
@@ -26,6 +28,8 @@ _LONGEST_HEADER = 1000 * BLOCK
 _MOST_PIXELS = 1 << 40
 _COMMENTARY = ("COMMENT", "HISTORY", "")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eEdD][+-]?[0-9]+)?")
+_OTHER_FORMATS = {"raw": "wbpy.io.raw", "xisf": "wbpy.io.xisf"}
+"""Format -> module with a `load_header` of its own, imported when such a file is met."""
 _BITPIX = (8, 16, 32, 64, -32, -64)
 _STRUCTURE = ("SIMPLE", "XTENSION", "BITPIX", "NAXIS", "PCOUNT", "GCOUNT", "TFIELDS", "EXTEND", "THEAP")
 
@@ -44,7 +48,10 @@ class Card(NamedTuple):
 
 @dataclass(frozen=True)
 class FitsHeader:
-    """The header of the first image of a FITS file, and where its pixels are."""
+    """The header of the first image of a file in the terms of FITS, and where its pixels are.
+
+    Other formats give the same: `wbpy.io.raw` and `wbpy.io.xisf` say how their metadata become cards.
+    """
 
     path: str
     cards: tuple[Card, ...]
@@ -59,6 +66,17 @@ class FitsHeader:
     gzipped: bool
     tiled: bool
     """True for a tile-compressed image (``.fz``): its pixels do not stand at `data_start`."""
+    format: str = "fits"
+    """``fits``, ``raw`` or ``xisf``."""
+    dn_per_unit: float | None = None
+    """Stored value x this = DN of the 16-bit scale, where the file states it; None where it does not."""
+
+    @property
+    def expected_size(self) -> int:
+        """Bytes that the file must have to hold all pixels; 0 where only decoding them would tell."""
+        if self.format != "fits" or self.gzipped or self.tiled:
+            return 0
+        return self.data_start + self.data_size
 
     @property
     def data_size(self) -> int:
@@ -77,12 +95,12 @@ class FitsHeader:
 
 
 def read_header(path: str | os.PathLike[str]) -> list[Card]:
-    """Return the cards of the first image in a FITS file.
+    """Return the cards of the first image in a file.
 
     Parameters
     ----------
     path : path-like
-        A FITS file, plain, gzip-compressed or tile-compressed.
+        A FITS file, plain, gzip-compressed or tile-compressed; XISF; camera raw.
 
     Returns
     -------
@@ -92,7 +110,7 @@ def read_header(path: str | os.PathLike[str]) -> list[Card]:
     Raises
     ------
     ReadError
-        If the file cannot be opened, is no FITS file, its header does not end, or it holds no image.
+        If the file cannot be opened, is of none of these formats, its header is damaged, or it holds no image.
 
     Examples
     --------
@@ -104,7 +122,7 @@ def read_header(path: str | os.PathLike[str]) -> list[Card]:
 
 
 def load_header(path: str | os.PathLike[str]) -> FitsHeader:
-    """Return the header of the first image in a FITS file together with where its pixels are.
+    """Return the header of the first image in a file together with where its pixels are.
 
     Parameters and errors are those of :func:`read_header`.
     """
@@ -112,6 +130,9 @@ def load_header(path: str | os.PathLike[str]) -> FitsHeader:
     try:
         with open(name, "rb", buffering=0) as file:
             start = file.read(_FIRST_READ)
+            form = identify(name, start[:HEAD_SIZE])
+            if start and form in _OTHER_FORMATS:
+                return cast(FitsHeader, importlib.import_module(_OTHER_FORMATS[form]).load_header(name))
             if start[:2] == b"\x1f\x8b":
                 file.seek(0)
                 with gzip.GzipFile(fileobj=file) as unzipped:
@@ -238,14 +259,14 @@ def parse_cards(block: bytes) -> list[Card]:
         line = text[at : at + 80]
         keyword = line[:8].rstrip()
         if line[8:9] == "=" and keyword not in _COMMENTARY:
-            value, comment, raw = _value(line[9:].strip())
+            value, comment, raw = parse_value(line[9:].strip())
         elif keyword == "HIERARCH" and "=" in line:
             words, _, rest = line[8:].partition("=")
             keyword = " ".join(words.split())
-            value, comment, raw = _value(rest.strip())
+            value, comment, raw = parse_value(rest.strip())
         elif keyword == "CONTINUE" and cards and isinstance(cards[-1].value, str):
             last = cards.pop()
-            more, comment, _ = _value(line[8:].strip())
+            more, comment, _ = parse_value(line[8:].strip())
             joined = str(last.value).removesuffix("&") + (more if isinstance(more, str) else "")
             keyword, value, raw = last.keyword, joined, joined
             comment = f"{last.comment} {comment}".strip()
@@ -261,8 +282,8 @@ def parse_cards(block: bytes) -> list[Card]:
     return cards
 
 
-def _value(text: str) -> tuple[Value, str, str]:
-    """Return value, comment and raw text of what follows an equals sign."""
+def parse_value(text: str) -> tuple[Value, str, str]:
+    """Return value, comment and raw text of what follows an equals sign, outer blanks taken off."""
     if text[:1] == "'":
         end = text.find("'", 1)
         while end >= 0 and text[end + 1 : end + 2] == "'":

@@ -1,6 +1,7 @@
 """Open an image of any readable format and read its rows: the door to all pixels.
 
-A new format is one more file with a class like :class:`ImageFile` and one more line in ``_READERS``.
+A new format is one more file with a class like :class:`ImageFile` and a function ``load_header``, one more line in
+``_READERS`` here, and one in `wbpy.io.headers`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,11 @@ from numpy.typing import NDArray
 from wbpy.errors import ReadError
 from wbpy.io.formats import HEAD_SIZE, identify
 
-_READERS: dict[str, tuple[str, str]] = {"fits": ("wbpy.io.fits", "FitsFile")}
+_READERS: dict[str, tuple[str, str]] = {
+    "fits": ("wbpy.io.fits", "FitsFile"),
+    "raw": ("wbpy.io.raw", "RawFile"),
+    "xisf": ("wbpy.io.xisf", "XisfFile"),
+}
 """Format -> module and class, imported when such a file is opened."""
 
 READABLE = frozenset(_READERS)
@@ -31,6 +36,14 @@ class ImageFile(Protocol):
     channels: int
     bzero: float
     """What to add to a stored word after `bscale`; 32768 for unsigned 16-bit FITS."""
+
+    @property
+    def banded(self) -> bool:
+        """Whether `read` fetches just the rows that are asked for.
+
+        False where the file has to be decoded as a whole, once for each time that it is opened: whoever reads such
+        a file in pieces keeps it open, or a decoded copy.
+        """
 
     def read(self, y0: int = 0, y1: int | None = None, channel: int = 0) -> NDArray[np.float32]:
         """Return rows `y0` to `y1` (exclusive; None is the end) of one channel.
@@ -68,7 +81,7 @@ def open_image(path: str | os.PathLike[str], dn_per_unit: float = 1.0) -> ImageF
     Parameters
     ----------
     path : path-like
-        FITS, plain, gzip-compressed or tile-compressed.
+        FITS, plain, gzip-compressed or tile-compressed; XISF; camera raw.
     dn_per_unit : float
         Stored (physical) value x this = DN of the 16-bit scale; 65535 for files scaled to [0, 1].
 

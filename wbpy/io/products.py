@@ -30,21 +30,22 @@ _BAND_BYTES = 16_000_000
 """Pixels are converted to big-endian in pieces of this size, so that no second image stands in memory."""
 
 
-def write_atomic(path: str | os.PathLike[str], content: bytes) -> None:
+def write_atomic(path: str | os.PathLike[str], *pieces: bytes | memoryview) -> None:
     """Write a file that appears under its name whole or not at all.
 
     Parameters
     ----------
     path : path-like
         Final name; an existing file is replaced.
-    content : bytes
-        The whole content.
+    *pieces : bytes
+        The whole content, in one piece or several that follow each other.
     """
     target = Path(path)
     temporary = _temporary(target)
     try:
         with open(temporary, "xb") as file:
-            file.write(content)
+            for piece in pieces:
+                file.write(piece)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)

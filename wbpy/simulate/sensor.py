@@ -253,6 +253,8 @@ class Optics:
         Shadows; every second lies on the filter and is seen through that filter only.
     dust_depth : float
         Light lost in a typical shadow.
+    dust_shift_px : (float, float)
+        How far all shadows were moved, x and y.
     """
 
     seed: int = 1
@@ -260,6 +262,7 @@ class Optics:
     centre: tuple[float, float] = (0.52, 0.47)
     n_dust: int = 6
     dust_depth: float = 0.12
+    dust_shift_px: tuple[float, float] = (0.0, 0.0)
 
     def flat(self, width: int, height: int, filter_name: str = "") -> NDArray[np.float64]:
         """Return the share of light that reaches each pixel, (height, width) float64, at most 1; top row first."""
@@ -275,6 +278,7 @@ class Optics:
             radius = min(width, height) * rng.uniform(0.025, 0.06) * (1.6 if place else 1.0)
             depth = self.dust_depth * rng.uniform(0.5, 1.3)
             dx, dy = rng.uniform(0.08, 0.92) * width, rng.uniform(0.08, 0.92) * height
+            dx, dy = dx + self.dust_shift_px[0], dy + self.dust_shift_px[1]
             distance = np.hypot(x - dx, y - dy)
             # An out-of-focus speck is the shadow of a ring-shaped pupil.
             edge = max(0.12 * radius, 0.7)

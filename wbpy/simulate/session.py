@@ -59,6 +59,10 @@ FAULTS = {
     "trailed": "stars drawn out by the wind",
     "closed": "the shutter stayed shut: no light at all",
     "twilight": "the sky is at half of saturation",
+    "leak": "light falls into the upper left corner past the optics, of a closed camera as well",
+    "subtracted": "the camera's offset was subtracted and what was negative cut to zero",
+    "white_balance": "the driver multiplied red by 52/50 and blue by 95/50, as the native driver of some cameras does",
+    "unscaled": "the converter's numbers were not multiplied to fill 16 bits",
 }
 """What `SessionSpec.faults` can do to a frame."""
 
@@ -120,6 +124,10 @@ class SessionSpec:
         Lights with a trail.
     satellite_e : float
         Electrons per pixel on the axis of a trail.
+    leak_e_per_s : float
+        Electrons per second that a leak of light gives the corner.
+    flat_optics : Optics or None
+        Optics in front of the flats, where they differ from those of the lights.
     faults : mapping of (int or (str, int)) to str
         Light number (from 0, through all filters), or role and number within the role -> a key of `FAULTS`.
     dialect : str
@@ -175,6 +183,8 @@ class SessionSpec:
     cosmic_rays: float = 3.0
     satellites: tuple[int, ...] = ()
     satellite_e: float = 3000.0
+    leak_e_per_s: float = 0.5
+    flat_optics: Optics | None = None
     faults: Mapping[int | tuple[str, int], str] = field(default_factory=dict)
     dialect: str = "nina"
     object_name: str = "Sketch Nebula"
@@ -477,6 +487,7 @@ def write_session(directory: str | Path, spec: SessionSpec) -> Truth:
             lights.append(light)
         else:
             pixels = _take_calibration(spec, camera, shot, temperature)
+        pixels = _treat(sensor, shot.fault, pixels)
         if sensor.row_order == "BOTTOM-UP":
             pixels = pixels[::-1]
         _write_frame(path, dialect, info, pixels, shot.fault)
@@ -654,8 +665,11 @@ def _take_light(
         trail = satellite > 1.0
         rate = rate + satellite / shot.exposure_s
     hits = _cosmic_rays(spec, shot, (height, width))
+    stray = _leak(spec, (height, width)) if shot.fault == "leak" else 0.0
     optics = spec.optics.flat(width, height, shot.filter_name or "")
-    pixels = sensor.expose(rate * optics, shot.exposure_s, temperature, _shot_stream(spec, shot, "noise"), extra_e=hits)
+    pixels = sensor.expose(
+        rate * optics + stray, shot.exposure_s, temperature, _shot_stream(spec, shot, "noise"), extra_e=hits
+    )
     light = replace(light, satellite=trail, cosmic_ray=hits > 1.0)
     return (_turn_light(light, height) if sensor.row_order == "BOTTOM-UP" else light), pixels
 
@@ -673,6 +687,12 @@ def _turn_light(light: LightTruth, height: int) -> LightTruth:
     )
 
 
+def _leak(spec: SessionSpec, shape: tuple[int, int]) -> NDArray[np.float64]:
+    """Return the light of a leak in the upper left corner, e-/s."""
+    y, x = np.indices(shape, dtype=np.float64)
+    return np.asarray(spec.leak_e_per_s * np.exp(-np.hypot(x, y) / (0.25 * max(shape))))
+
+
 def _cosmic_rays(spec: SessionSpec, shot: _Shot, shape: tuple[int, int]) -> NDArray[np.float64]:
     mean_count = spec.cosmic_rays * shot.exposure_s / spec.exposure_s
     return draw_cosmic_rays(_shot_stream(spec, shot, "particles"), shape, mean_count)
@@ -682,6 +702,8 @@ def _take_calibration(spec: SessionSpec, sensor: Sensor, shot: _Shot, temperatur
     shape = (sensor.height, sensor.width)
     rng = _shot_stream(spec, shot, "noise")
     hits = _cosmic_rays(spec, shot, shape)
+    if shot.fault == "leak":
+        return sensor.expose(_leak(spec, shape), shot.exposure_s, temperature, rng, extra_e=hits)
     if shot.role != "flat" or shot.fault == "closed":
         return sensor.expose(None, shot.exposure_s, temperature, rng, extra_e=hits)
     level_e = spec.flat_level * (sensor.saturation_dn - sensor.offset_dn) * sensor.e_per_dn
@@ -690,9 +712,24 @@ def _take_calibration(spec: SessionSpec, sensor: Sensor, shot: _Shot, temperatur
     else:
         lamp = np.ones(1)
     planes = lamp[:, None, None] * np.full((lamp.size, *shape), level_e / shot.exposure_s)
-    optics = spec.optics.flat(sensor.width, sensor.height, shot.filter_name or "")
+    optics = (spec.flat_optics or spec.optics).flat(sensor.width, sensor.height, shot.filter_name or "")
     rate = _collapse(planes, sensor) * optics
     return sensor.expose(rate, shot.exposure_s, temperature, rng, extra_e=hits)
+
+
+def _treat(sensor: Sensor, fault: str, pixels: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """Return what camera driver or capture program make of a frame."""
+    values = pixels.astype(np.float64)
+    if fault == "subtracted":
+        values -= sensor.offset_dn
+    elif fault == "white_balance" and sensor.cfa is not None:
+        factors = np.array([[[52.0 / 50.0]], [[1.0]], [[95.0 / 50.0]]]) * np.ones((3, *pixels.shape))
+        values = np.minimum(values * mosaic(factors, cfa_indices(sensor.cfa)), 65535.0)
+    elif fault == "unscaled":
+        values /= sensor.step_dn
+    else:
+        return pixels
+    return np.asarray(np.clip(np.rint(values), 0, 65535), dtype=np.uint16)
 
 
 def _write_frame(path: Path, dialect: Dialect, info: FrameInfo, pixels: NDArray[np.uint16], fault: str) -> None:
