@@ -17,7 +17,7 @@ from wbpy.model import ROLES, Finding, Frame, HeldBack, Scalar, Source
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the saved file; one of another version is not read."""
 
 
@@ -68,13 +68,18 @@ COLUMNS: tuple[Column, ...] = (
     Column("dn_per_unit", "Float64", "DN", "stored value x this = DN of the 16-bit scale"),
     Column("size", "Int64", "bytes", "size of the file"),
     Column("modified_ns", "Int64", "ns", "modification time since 1970"),
+    Column("target", "string", "", "what a light shows, by name and pointing"),
+    Column("panel", "Int64", "", "panel of a mosaic; missing where the target has one field"),
+    Column("pedestal", "Float64", "DN", "added to the pixels on purpose; positive when the data are too high"),
+    Column("library", "boolean", "", "from a library root: serves as calibration only"),
+    Column("keywords", "string", "", "what the user asked for, as JSON"),
 )
 
 _SQL_TYPES = {"string": "TEXT", "boolean": "INTEGER", "Int64": "INTEGER", "Float64": "REAL"}
 _BOOLEANS = tuple(number for number, column in enumerate(COLUMNS) if column.dtype == "boolean")
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
+class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a scan found out about one file."""
 
     path: str
@@ -89,6 +94,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     findings: tuple[Finding, ...] = ()
     held_back: str | None = None
     """Id of the finding that keeps the file out, or None when the frame takes part."""
+    sidecar: str | None = None
+    """Name, size and time of the text beside the file that was read with it; None when there was none."""
 
 
 class Catalog:
@@ -146,7 +153,7 @@ class Catalog:
 
             rows = [entry for entry in self._entries if entry.frame is not None]
             data = {
-                column.name: _array([getattr(entry.frame, column.name) for entry in rows], column.dtype)
+                column.name: _array([_cell(entry.frame, column.name) for entry in rows], column.dtype)
                 for column in COLUMNS
             }
             data["held_back"] = _array([entry.held_back for entry in rows], "string")
@@ -212,7 +219,7 @@ class Catalog:
         """Write the catalog as one SQLite file that appears whole or not at all; an existing file is replaced.
 
         Table ``files`` has the columns of `COLUMNS` with their types, and ``below``, ``held_back``, ``readable``,
-        ``sources`` and ``findings`` (JSON).
+        ``sources``, ``findings`` (JSON) and ``sidecar``.
         """
         target = Path(path)
         temporary = target.with_name(f".{target.name[:80]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
@@ -237,11 +244,12 @@ class Catalog:
         types = ", ".join(f'"{column.name}" {_SQL_TYPES[column.dtype]}' for column in COLUMNS)
         connection.execute("CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT)")
         connection.execute(
-            f"CREATE TABLE files ({types}, below TEXT, held_back TEXT, readable INTEGER, sources TEXT, findings TEXT)"
+            f"CREATE TABLE files ({types}, below TEXT, held_back TEXT, readable INTEGER, sources TEXT, findings TEXT, "
+            "sidecar TEXT)"
         )
         meta = {"schema": str(SCHEMA), "basis": self.basis, "findings": _json(self._scan_findings)}
         connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
-        places = ", ".join("?" * (len(COLUMNS) + 5))
+        places = ", ".join("?" * (len(COLUMNS) + 6))
         connection.executemany(f"INSERT INTO files VALUES ({places})", (_row(entry) for entry in self._entries))
 
     @classmethod
@@ -266,7 +274,7 @@ class Catalog:
                     )
                 columns = ", ".join(f'"{column.name}"' for column in COLUMNS)
                 rows = connection.execute(
-                    f"SELECT {columns}, below, held_back, readable, sources, findings FROM files"
+                    f"SELECT {columns}, below, held_back, readable, sources, findings, sidecar FROM files"
                 ).fetchall()
             finally:
                 connection.close()
@@ -284,33 +292,42 @@ def _array(values: list[Any], dtype: Any) -> Any:
     return pd.array(values, dtype=dtype)
 
 
+def _cell(frame: Frame | None, name: str) -> Any:
+    """Return a field of a frame as its column holds it."""
+    value = getattr(frame, name)
+    return _json(value) if name == "keywords" else value
+
+
 def _json(value: Any) -> str:
     return msgspec.json.encode(value).decode("utf-8")
 
 
 def _row(entry: Entry) -> tuple[Any, ...]:
     if entry.frame is not None:
-        values = [getattr(entry.frame, column.name) for column in COLUMNS]
+        values = [_cell(entry.frame, name) for name in _NAMES]
     else:
         known = {"path": entry.path, "size": entry.size, "modified_ns": entry.modified_ns}
         values = [known.get(column.name) for column in COLUMNS]
     readable = entry.frame is not None
-    return (*values, entry.below, entry.held_back, readable, _json(entry.sources), _json(entry.findings))
+    return (*values, entry.below, entry.held_back, readable, _json(entry.sources), _json(entry.findings), entry.sidecar)
 
 
 _DECODE_SOURCES = msgspec.json.Decoder(tuple[Source, ...])
 _DECODE_FINDINGS = msgspec.json.Decoder(tuple[Finding, ...])
+_DECODE_KEYWORDS = msgspec.json.Decoder(dict[str, str])
 _NAMES = tuple(column.name for column in COLUMNS)
+_KEYWORDS = _NAMES.index("keywords")
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:
     count = len(COLUMNS)
-    below, held_back, readable, sources, findings = row[count:]
+    below, held_back, readable, sources, findings, sidecar = row[count:]
     values = list(row[:count])
     frame = None
     if readable:
         for number in _BOOLEANS:
             values[number] = bool(values[number])
+        values[_KEYWORDS] = _DECODE_KEYWORDS.decode(values[_KEYWORDS])
         frame = Frame(**dict(zip(_NAMES, values, strict=True)))
     known = dict(zip(_NAMES, row, strict=False))
     return Entry(
@@ -322,4 +339,5 @@ def _entry(row: tuple[Any, ...]) -> Entry:
         sources=_DECODE_SOURCES.decode(sources),
         findings=_DECODE_FINDINGS.decode(findings),
         held_back=held_back,
+        sidecar=sidecar,
     )

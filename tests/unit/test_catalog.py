@@ -21,7 +21,7 @@ calibrated
 def frame(path, **values):
     known = dict.fromkeys(Frame.__struct_fields__)
     known.update(path=path, role="light", is_master=False, format="fits", calibrated=False)
-    known.update(dn_per_unit=1.0, size=10, modified_ns=20)
+    known.update(dn_per_unit=1.0, size=10, modified_ns=20, library=False, keywords={"RIG": "left"})
     return Frame(**{**known, **values})
 
 

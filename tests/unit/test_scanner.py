@@ -516,7 +516,6 @@ def test_nights_counted_in_utc_are_said_once(tmp_path):
         (["BAYERPAT= 'RGGB'", "ROWORDER= 'BOTTOM-UP'", "YBAYROFF= 1"], 16, "RGGB"),
         (["BAYERPAT= 'GBRG'", "ROWORDER= 'BOTTOM-UP'", "WBPYKIND= 'master_flat'"], 16, "GBRG"),
         (["BAYERPAT= 'INVALID'"], 16, None),
-        (["COLORTYP= 2", "XBAYROFF= 1"], 16, None),
         (["CFAIMAGE= 'no'"], 16, None),
         (["CFAIMAGE= 'RGGB'"], 16, "RGGB"),
         ([], 16, None),
@@ -538,6 +537,28 @@ def test_flipped_pattern_agrees_with_flipped_pixels(tmp_path):
 def test_default_row_order_applies_to_the_pattern_but_is_not_put_into_the_frame(tmp_path):
     frame = one(tmp_path, LIGHT, "BAYERPAT= 'RGGB'", row_order="BOTTOM-UP")[0]
     assert (frame.cfa, frame.row_order) == ("GBRG", None)
+
+
+def test_colour_sensor_without_a_pattern_is_reported(tmp_path):
+    frame, found, _ = one(tmp_path, LIGHT, "COLORTYP= 2", "XBAYROFF= 1")
+    assert (frame.cfa, found) == (None, ["SCN037"])
+    assert one(tmp_path / "mono", LIGHT, "COLORCCD= 0")[1] == []
+
+
+def test_pattern_is_forced_for_one_camera_only(tmp_path):
+    write(tmp_path / "a.fits", LIGHT, "BAYERPAT= 'GRBG'", "INSTRUME= 'ToupTek IMX715'")
+    write(tmp_path / "b.fits", LIGHT, "BAYERPAT= 'RGGB'", "INSTRUME= 'ZWO ASI2600MC Pro'")
+    catalog = read(tmp_path, cfa_by_camera={"touptek imx715": "GBRG"})
+    assert [frame.cfa for frame in catalog.frames] == ["GBRG", "RGGB"]
+    (finding,) = catalog.findings
+    assert (finding.id, finding.evidence["used"]) == ("SCN021", "GBRG")
+    assert "setting scan.cfa_by_camera" in [source.rule for source in catalog.sources(tmp_path / "a.fits")]
+
+
+@pytest.mark.parametrize(("x", "y", "odd"), [(0, 0, False), (2, 4, False), (1, 0, True), (0, 3, True)])
+def test_cfa_region_that_begins_at_an_odd_pixel_is_reported(tmp_path, x, y, odd):
+    _, _, catalog = one(tmp_path, LIGHT, "BAYERPAT= 'RGGB'", f"XORGSUBF= {x}", f"YORGSUBF= {y}")
+    assert [finding.id for finding in catalog.findings] == ["SCN035"] * odd
 
 
 def test_unknown_mosaic_is_reported(tmp_path):
@@ -589,9 +610,9 @@ def test_integers_are_dn(tmp_path):
         ("a.fits", header([LIGHT])[:300], "FIL002"),
         ("a.fits", header([LIGHT]).replace(b"BITPIX  = 16", b"BITPIX  = 17"), "FIL002"),
         ("a.fits.gz", b"\x1f\x8b\x08\x00garbage", "FIL002"),
-        ("a.cr2", b"II*\x00" + bytes(30), "FIL004"),
-        ("a.nef", b"\xff\xd8\xff\xe1" + bytes(30), "FIL004"),
-        ("a.xisf", b"XISF0100" + bytes(30), "FIL005"),
+        ("a.cr2", b"II*\x00" + bytes(30), "FIL002"),
+        ("a.nef", b"\xff\xd8\xff\xe1" + bytes(30), "FIL002"),
+        ("a.xisf", b"XISF0100" + bytes(30), "FIL002"),
         ("a.jpg", b"\xff\xd8\xff\xe0" + bytes(30), "FIL006"),
         ("a.png", b"\x89PNG\r\n\x1a\n" + bytes(30), "FIL006"),
         ("a.tif", b"II*\x00" + bytes(30), "FIL006"),
@@ -816,3 +837,241 @@ def test_rule_for_an_unknown_field_is_an_error(tmp_path):
 )
 def test_program_is_told_from_its_own_words(tmp_path, cards, program):
     assert one(tmp_path, ("IMAGETYP", "'DARK'"), *cards)[0].program == program
+
+
+# Texts beside the images, values in names, user keywords
+
+SETTINGS_TEXT = """[ZWO ASI533MC Pro]
+FrameType=Dark
+Binning=2
+Colour Space=RAW16
+Black Level=30
+Analogue Gain=101
+Exposure=315.0000ms
+Temperature=-9.8
+Target Temperature=-10
+Subtract Dark=None
+"""
+
+
+def test_text_beside_the_image_says_what_the_header_does_not(tmp_path):
+    (tmp_path / "x.CameraSettings.txt").write_text(SETTINGS_TEXT)
+    frame, found, catalog = one(tmp_path, ("SWCREATE", "'SharpCap v4.1'"), ("GAIN", "350"), name="x.fits")
+    assert (frame.role, frame.exposure, frame.gain, frame.offset) == ("dark", 0.315, 350.0, 30.0)
+    assert (frame.camera, frame.temp_ccd, frame.temp_set, frame.xbinning) == ("ZWO ASI533MC Pro", -9.8, -10.0, 2)
+    assert found == []
+    (source,) = [source for source in catalog.sources(tmp_path / "x.fits") if source.field == "exposure"]
+    assert (source.keyword, source.raw) == ("x.CameraSettings.txt: Exposure", "315.0000ms")
+
+
+def test_text_beside_the_image_that_contradicts_the_header_is_reported(tmp_path):
+    (tmp_path / "x.CameraSettings.txt").write_text(SETTINGS_TEXT)
+    frame, found, catalog = one(tmp_path, LIGHT, name="x.fits")
+    assert (frame.role, found) == ("light", ["SCN005"])
+    assert catalog.findings[0].evidence["other_keyword"] == "x.CameraSettings.txt: FrameType"
+
+
+def test_dark_subtracted_while_capturing_is_read_from_the_text_and_held_back(tmp_path):
+    (tmp_path / "x.CameraSettings.txt").write_text("FrameType=Light\nSubtract Dark=C:\\darks\\d.fits\n")
+    frame, found, _ = one(tmp_path, name="x.fits")
+    assert (frame.calibrated, found) == (True, ["SCN007"])
+
+
+def test_changed_text_beside_an_image_is_read_again(tmp_path):
+    text = tmp_path / "x.CameraSettings.txt"
+    text.write_text("FrameType=Light\n")
+    _, _, before = one(tmp_path, name="x.fits")
+    text.write_text("FrameType=Flat \n")
+    after = scan([tmp_path], RULES, ScanSettings(), previous=before)
+    assert [frame.role for frame in (*before.frames, *after.frames)] == ["light", "flat"]
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("dark_exp_60.000000_gain_60_bin_1_20C_stack_8", {"exposure": 60.0, "gain": 60.0, "temp_ccd": 20.0}),
+        ("MasterBias_1.0ms_-9.8C_gain100_x", {"exposure": 0.001, "gain": 100.0, "temp_ccd": -9.8}),
+        ("DARK_120s_G120_O30_T-10C_bin2", {"exposure": 120.0, "gain": 120.0, "offset": 30.0, "xbinning": 2}),
+        ("MasterDark_ISO800_300s", {"iso": 800.0, "exposure": 300.0}),
+        ("Flat_M31_60s60_dark", {"exposure": None, "gain": None, "temp_ccd": None}),
+        ("bias_2021-09-17_bins_againg100", {"xbinning": None, "gain": None}),
+    ],
+)
+def test_values_in_a_file_name_count_where_the_header_is_silent(tmp_path, name, values):
+    frame, _, catalog = one(tmp_path, name=f"{name}.fits")
+    assert {field: getattr(frame, field) for field in values} == values
+    assert ("SCN039" in [finding.id for finding in catalog.findings]) == any(
+        value is not None for value in values.values()
+    )
+
+
+def test_header_wins_over_the_file_name_even_when_it_is_not_understood(tmp_path):
+    name = "dark_120s_gain100.fits"
+    assert one(tmp_path, ("EXPTIME", "60.0"), name=name)[0].exposure == 60.0
+    frame, found, _ = one(tmp_path / "b", ("EXPTIME", "'long'"), name=name)
+    assert (frame.exposure, found) == (None, ["SCN004"])
+
+
+def test_stack_count_in_a_name_marks_masters_and_results(tmp_path):
+    dark = one(tmp_path, ("IMAGETYP", "'DARK'"), name="dark_stack_8.fits")[0]
+    assert (dark.is_master, dark.stack_count) == (True, 8)
+    light, found, _ = one(tmp_path / "b", LIGHT, name="Stacked_614_Sadr_10.0s_LP.fits")
+    assert (light.stack_count, found) == (614, ["SCN006"])
+
+
+def test_keywords_of_the_user_are_kept_and_names_beat_headers(tmp_path):
+    write(tmp_path / "SESSION_1" / "rig_left" / "a_SESSION_2.fits", LIGHT, ("SESSION", "'9'"), ("RIG", "'right'"))
+    write(tmp_path / "b.fits", LIGHT, ("SESSION", "'9'"))
+    first, second = read(tmp_path, keywords=("SESSION", "RIG")).frames
+    assert first.keywords == {"SESSION": "2", "RIG": "left"}
+    assert second.keywords == {"SESSION": "9"}
+    assert read(tmp_path).frames[0].keywords == {}
+
+
+def test_focal_length_of_the_setting_replaces_the_header(tmp_path):
+    frame, _, catalog = one(tmp_path, LIGHT, ("FOCALLEN", "500"), focal_length=478.0)
+    assert frame.focal_length == 478.0
+    (source,) = [one for one in catalog.sources(frame.path) if one.field == "focal_length"]
+    assert (source.raw, source.rule) == ("500", "setting scan.focal_length")
+
+
+@pytest.mark.parametrize(
+    ("cards", "pedestal"),
+    [
+        ([("SWCREATE", "'MaxIm DL Version 6'"), ("PEDESTAL", "-100")], 100.0),
+        ([("SBSTDVER", "'SBFITSEXT Version 1.0'"), ("PEDESTAL", "-100")], 100.0),
+        ([("PROGRAM", "'PixInsight 1.8'"), ("PEDESTAL", "100")], 100.0),
+        ([("PEDESTAL", "0")], 0.0),
+        ([], None),
+    ],
+)
+def test_pedestal_is_what_the_data_carry_whatever_the_sign(tmp_path, cards, pedestal):
+    assert one(tmp_path, LIGHT, *cards)[0].pedestal == pedestal
+
+
+@pytest.mark.parametrize(
+    ("cards", "utc", "night"),
+    [
+        # The end of the exposure, or the moment when the file was made.
+        (["SWCREATE= 'INDIGO 2'", "EXPTIME = 60.0", "DATE-OBS= '2021-03-02T20:01:00'"], "20:00:00.000Z", "2021-03-02"),
+        (["CREATOR = 'ZWO Seestar S50'", "EXPTIME = 10.0", "DATE-OBS= '2021-03-03T00:00:05'"], "23:59:55.000Z", None),
+        # Local time with the distance from UTC in a keyword of its own.
+        (
+            ["INSTRUME= 'Celestron Origin'", "TIMEZONE= -7", "DATE-OBS= '2021-03-02T22:00:00'"],
+            "05:00:00.000Z",
+            "2021-03-02",
+        ),
+        (
+            ["INSTRUME= 'Celestron Origin'", "TIMEZONE= '+05:30'", "DATE-OBS= '2021-03-02T22:00:00'"],
+            "16:30:00.000Z",
+            "2021-03-02",
+        ),
+    ],
+)
+def test_date_is_the_start_in_utc_whatever_the_program_means_by_it(tmp_path, cards, utc, night):
+    frame = one(tmp_path, LIGHT, *cards)[0]
+    assert frame.date_obs.partition("T")[2] == utc
+    assert night is None or frame.night == night
+
+
+def test_local_time_without_its_zone_is_unknown_with_a_finding(tmp_path):
+    frame, found, _ = one(tmp_path, LIGHT, "INSTRUME= 'Celestron Origin'", "DATE-OBS= '2021-03-02T22:00:00'")
+    assert (frame.date_obs, found) == (None, ["SCN004"])
+
+
+def test_gain_beside_the_read_noise_is_a_conversion(tmp_path):
+    frame = one(tmp_path, LIGHT, ("GAIN", "2"), ("RDNOISE", "5.0"))[0]
+    assert (frame.gain, frame.e_per_dn) == (None, 2.0)
+
+
+def test_noise_of_binary_floats_is_taken_off(tmp_path):
+    assert one(tmp_path, LIGHT, ("CCD-TEMP", "-40.007286000000008"))[0].temp_ccd == -40.007286
+
+
+# While files are written
+
+
+def test_file_that_grows_while_it_is_read_is_held_back(tmp_path, monkeypatch):
+    import wbpy.scanner as scanner
+
+    path = write(tmp_path / "a.fits", LIGHT)
+    load = scanner.load_header
+
+    def growing(name):
+        found = load(name)
+        with open(name, "ab") as file:
+            file.write(bytes(2880))
+        return found
+
+    monkeypatch.setattr(scanner, "load_header", growing)
+    catalog = read(tmp_path)
+    assert catalog.frames == ()
+    (finding,) = catalog.findings
+    assert (finding.id, finding.evidence["after"] - finding.evidence["before"]) == ("SCN025", 2880)
+    monkeypatch.undo()
+    assert len(scan([path], RULES, ScanSettings(), previous=catalog).frames) == 1
+
+
+def test_file_that_vanishes_while_it_is_read_is_one_finding(tmp_path, monkeypatch):
+    import wbpy.scanner as scanner
+
+    write(tmp_path / "a.fits", LIGHT)
+    load = scanner.load_header
+
+    def vanishing(name):
+        found = load(name)
+        os.remove(name)
+        return found
+
+    monkeypatch.setattr(scanner, "load_header", vanishing)
+    assert [finding.id for finding in read(tmp_path).findings] == ["FIL002"]
+
+
+# Masters and results of other programs
+
+
+@pytest.mark.parametrize(
+    ("cards", "name", "role"),
+    [
+        ([("PROGRAM", "'Siril 1.4'"), ("IMAGETYP", "'BIAS'"), ("STACKCNT", "100")], "bias_stacked.fit", "bias"),
+        ([("PROGRAM", "'Siril 1.4'")], "masters/dark_stacked.fit", "dark"),
+        ([("IMAGETYP", "'FLAT'")], "pp_flat_stacked.fit", "flat"),
+        ([("CREATOR", "'ZWO ASIAIR Plus'"), ("IMAGETYP", "'Dark'"), ("STACKCNT", "20")], "x.fit", "dark"),
+        ([("HISTORY", "ImageIntegration.x"), ("IMAGETYP", "'Master Flat'")], "masterFlat_BIN-1.fits", "flat"),
+        ([("SOFTWARE", "'Astro Pixel Processor'"), ("CALFRAME", "'MasterBias'")], "MB.fits", "bias"),
+        ([], "CALI_FRAME/dark/cam_0/dark_exp_60.000000_gain_60_bin_1_20C_stack_8.fits", "dark"),
+        ([], "MasterDark_ISO800_300s.fits", "dark"),
+    ],
+)
+def test_masters_of_other_programs_are_usable_and_marked(tmp_path, cards, name, role):
+    frame, _, catalog = one(tmp_path, *cards, name=name)
+    assert (frame.role, frame.is_master, len(catalog.frames)) == (role, True, 1)
+    assert "SCN038" in [finding.id for finding in catalog.findings]
+
+
+def test_master_that_says_how_it_was_taken_is_not_marked(tmp_path):
+    cards = [("IMAGETYP", "'Master Dark'"), ("GAIN", "100"), ("OFFSET", "50"), ("CCD-TEMP", "-10.0")]
+    assert one(tmp_path, *cards)[2].findings == ()
+
+
+@pytest.mark.parametrize(
+    ("cards", "name"),
+    [
+        ([("STACKCNT", "187")], "x.fit"),
+        ([], "Stacked_187_NGC_10.0s.fit"),
+        ([], "Stacked10_M31.fit"),
+        ([], "stacked-16_M31_60s60.fits"),
+        ([], "failed_M31_60s60.fits"),
+        ([], "result_3600s.fit"),
+        ([], "integration_Ha.fits"),
+        ([], "Autosave001.fits"),
+    ],
+)
+def test_results_of_other_programs_are_held_back(tmp_path, cards, name):
+    frame, found, _ = one(tmp_path, LIGHT, *cards, name=name)
+    assert (frame.role, found) == ("light", ["SCN006"])
+
+
+@pytest.mark.parametrize("name", ["calibrated-T31-user-M31.fit", "pp_light_0001.fit", "calibrated/light.fit"])
+def test_calibrated_lights_of_services_and_programs_are_held_back(tmp_path, name):
+    assert one(tmp_path, LIGHT, name=name)[1] == ["SCN007"]
