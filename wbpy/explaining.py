@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from wbpy.errors import WbpyError
+from wbpy.hints import failures, hint, tells_apart
 from wbpy.model import Candidate, Finding, Frame, Group, Match, Plan, Run, Scalar, Step, reason_text
-from wbpy.rules import Rules
+from wbpy.rules import Rules, SensorRule, find_sensor
 
 if TYPE_CHECKING:
     from wbpy.catalog import Catalog
@@ -154,7 +155,7 @@ class _Explainer:
         lines = []
         for field in Frame.__struct_fields__ if frame is not None else ():
             value = getattr(frame, field)
-            if field in ("path", "size", "modified_ns") or value is None:
+            if field in ("path", "size", "modified_ns") or value is None or value == {}:
                 continue
             source = sources.pop(field, None)
             line = f"{field} = {_shown(value)}"
@@ -164,7 +165,9 @@ class _Explainer:
             lines.append(line)
         for source in sources.values():
             origin = f"{source.keyword} = {source.raw}" if source.keyword else source.raw
-            lines.append(f"{source.field} unknown  ({', '.join(filter(None, (origin, f'rule {source.rule}')))})")
+            # What only helped to find other values, such as the longitude, is no field of a frame.
+            word = f"{source.field} unknown" if source.field in Frame.__struct_fields__ else source.field
+            lines.append(f"{word}  ({', '.join(filter(None, (origin, f'rule {source.rule}')))})")
         missing = [
             field
             for field in Frame.__struct_fields__
@@ -185,27 +188,55 @@ class _Explainer:
         meaning = ""
         if self.rules is not None:
             meaning = next((f": {rung.meaning}" for rung in self.rules.matches if rung.id == match.rule), "")
+        if match.rule == "pin":
+            meaning = ": decided by hand"
         if match.chosen is None:
-            lines = [f"none, rule {match.rule}{meaning}"]
-            if not match.candidates:
-                lines.append(f"  there are no frames that could serve as {match.role.replace('_', '-')}")
+            lines = [f"none, rule {match.rule}{meaning}", *(f"  {line}" for line in self._conclusion(match))]
         else:
             lines = [f"chosen: {self._described(match.chosen)}, rule {match.rule}{meaning}"]
         lines += [f"  sets {name} = {_shown(value)}" for name, value in match.sets.items()]
         for candidate in match.candidates:
-            lines += self._candidate(candidate)
+            # Without a master, the chain above has named the refused ones already.
+            if match.chosen is not None or candidate.verdict != "rejected":
+                lines += self._candidate(candidate)
         return lines
+
+    def _conclusion(self, match: Match) -> list[str]:
+        """Return why a match has no master: what is needed, what there is, what follows, and what would help."""
+        role = match.role.replace("_", "-")
+        if match.rule == "pin":
+            return [f"because you asked for no {role}"]
+        refused = [candidate for candidate in match.candidates if candidate.verdict == "rejected"]
+        subject = self.groups.get(match.subject)
+        lines = []
+        if not refused:
+            lines.append(f"because there are no frames that could serve as {role}")
+        elif subject is not None:
+            asked = dict.fromkeys(
+                r.field for c in refused for r in failures(c) if r.operator not in ("fixed", "without")
+            )
+            needed = [f"{name.replace('_', ' ')} {_shown(subject.key[name])}" for name in asked if name in subject.key]
+            lines.append(f"because {match.subject} needs a {role}{' with ' if needed else ''}{_and(needed)}")
+            failing: dict[tuple[str, ...], list[str]] = {}
+            for candidate in refused:
+                texts = tuple(reason_text(r) for r in failures(candidate))
+                failing.setdefault(texts, []).append(candidate.id)
+            for texts, ids in failing.items():
+                lines.append(f"and there is {_and(ids)}: {_and(texts)}")
+        other = next((one for one in self.plan.matches if one.subject == match.subject and one.role == "bias"), None)
+        if match.role in ("dark", "flat_dark") and other is not None and other.chosen is not None:
+            lines.append(f"therefore only the offset is taken off, with {other.chosen}")
+        else:
+            lines.append(f"therefore {match.subject} gets no {role}")
+        advice = hint(match)
+        return [*lines, f"hint: {advice}"] if advice else lines
 
     def _candidate(self, candidate: Candidate) -> list[str]:
         """Return why a candidate was chosen, came second, or was refused with what failed first."""
         if candidate.verdict == "chosen":
             return [f"  {line}" for line in _reasons(candidate)]
         if candidate.verdict == "eligible":
-            apart = [
-                reason_text(r)
-                for r in candidate.reasons
-                if r.verdict == "unverified" or (r.operator != "fixed" and r.subject_value != r.candidate_value)
-            ]
+            apart = [reason_text(r) for r in candidate.reasons if r.verdict == "unverified" or tells_apart(r)]
             return [f"rank {candidate.rank}: {self._described(candidate.id)}: {'; '.join(apart) or 'equal settings'}"]
         failed = [reason_text(r) for r in candidate.reasons if r.verdict == "fail"]
         rule = candidate.reasons[0].rule if candidate.reasons else "none"
@@ -237,6 +268,8 @@ class _Explainer:
             ]
             if lost:
                 sections.append(Section(title="Not used as", lines=tuple(lost)))
+            sections += self._left_out(group)
+            sections += self._sensor(group)
         steps = [step for step in self.plan.steps if step.group == group.id]
         if steps:
             sections.append(Section(title="Steps", lines=tuple(line for step in steps for line in self._outcome(step))))
@@ -244,6 +277,44 @@ class _Explainer:
         role = f"{'master ' if group.is_master else ''}{group.role.replace('_', '-')}"
         title = f"{group.id}: {group.kind} group of {_count(len(group.frames), role + ' frame')}"
         return Explanation(target=group.id, kind="group", title=title, sections=tuple(sections))
+
+    def _left_out(self, group: Group) -> list[Section]:
+        """Return the frames of the same role that are not in a master, with what sets them apart."""
+        others = [g for g in self.groups.values() if g.role == group.role and g.kind == group.kind and g is not group]
+        apart = []
+        for other in others:
+            names = [
+                name
+                for name, value in group.key.items()
+                if name != "stack_count" and value != other.key.get(name) and None not in (value, other.key.get(name))
+            ]
+            apart.append((len(names), other.id, other, names))
+        lines = [
+            f"{self._described(id)}: "
+            + _and(
+                [f"{n.replace('_', ' ')} {_shown(other.key.get(n))} instead of {_shown(group.key[n])}" for n in names]
+            )
+            if names
+            else f"{self._described(id)}: {'a finished master' if other.is_master else 'equal settings'}"
+            for _, id, other, names in sorted(apart, key=lambda one: one[:2])[:12]
+        ]
+        if len(apart) > 12:
+            lines.append(f"and {len(apart) - 12} more groups")
+        gone = [r for r in (self.run.frames if self.run else ()) if r.path in group.frames and r.excluded_by]
+        lines += [f"{Path(r.path).name}: excluded from this group by {r.excluded_by} in the last run" for r in gone]
+        return (
+            [Section(title=f"Other {group.role.replace('_', '-')} frames, left out", lines=tuple(lines))]
+            if lines
+            else []
+        )
+
+    def _sensor(self, group: Group) -> list[Section]:
+        """Return what is known of the sensor that a calibration group comes from."""
+        camera = group.key.get("camera")
+        sensor = find_sensor(self.rules, camera) if self.rules is not None and isinstance(camera, str) else None
+        if sensor is None:
+            return []
+        return [Section(title=f"Sensor {sensor.id}", lines=tuple(_facts(sensor, group)))]
 
     def _lost(self, candidate: Candidate) -> list[str]:
         return [f"  {line}" for line in self._candidate(candidate)]
@@ -312,6 +383,27 @@ class _Explainer:
         return Explanation(target=id, kind="finding", title=title, sections=tuple(sections))
 
 
+def _facts(sensor: SensorRule, group: Group) -> list[str]:
+    lines = []
+    if sensor.saturation_dn is not None:
+        lines.append(f"{sensor.adc_bits} bit x {sensor.scale}: a 16-bit file saturates at {sensor.saturation_dn} DN")
+    offset = group.key.get("offset")
+    level = sensor.offset_level_dn(float(offset)) if isinstance(offset, (int, float)) else None
+    if level is not None and group.role in ("bias", "dark", "flat_dark"):
+        lines.append(
+            f"offset {_shown(offset)} x {_shown(sensor.offset_dn)} x {sensor.scale} should raise the bias to "
+            f"{_shown(level)} DN"
+        )
+    return [*lines, *sensor.notes]
+
+
+def _and(items: Sequence[str]) -> str:
+    """Return a list as words, shortened when it is long."""
+    if len(items) > 5:
+        return f"{', '.join(items[:4])} and {len(items) - 4} more"
+    return " and ".join(filter(None, (", ".join(items[:-1]), *items[-1:])))
+
+
 def _near(target: str, names: Sequence[str]) -> list[str]:
     """Return up to five names that `target` begins or resembles; of a path, its last part counts too."""
     begun = [name for name in names if name.casefold().startswith(target.casefold())]
@@ -323,12 +415,12 @@ def _near(target: str, names: Sequence[str]) -> list[str]:
 
 def _reasons(candidate: Candidate) -> list[str]:
     """Return the reasons of a chosen candidate: what differs or is unknown one a line, what is equal in one line."""
-    told = [r for r in candidate.reasons if r.verdict == "unverified" or r.subject_value != r.candidate_value]
+    told = [r for r in candidate.reasons if r.verdict != "pass" or tells_apart(r)]
     lines = [f"{reason_text(r)}{', unverified' if r.verdict == 'unverified' else ''}" for r in told]
-    same = [r for r in candidate.reasons if r not in told]
+    same = [r for r in candidate.reasons if r not in told and r.operator != "without"]
     if same:
-        known = [reason_text(r) for r in same if r.subject_value is not None]
-        absent = [r.field.replace("_", " ") for r in same if r.subject_value is None]
+        known = [reason_text(r) for r in same if r.subject_value is not None and r.candidate_value is not None]
+        absent = [r.field.replace("_", " ") for r in same if r.subject_value is None and r.candidate_value is None]
         lines.append(f"same {', '.join(known)}" + (f"; on both sides no {', '.join(absent)}" if absent else ""))
     return lines
 
@@ -345,6 +437,8 @@ def _key(group: Group) -> str:
 
 
 def _shown(value: Scalar | Sequence[Scalar]) -> str:
+    if value is None:
+        return "unknown"
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 

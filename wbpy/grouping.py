@@ -14,11 +14,13 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Literal
 
+import msgspec
+
 from wbpy.config import GroupSettings
 from wbpy.errors import ConfigError, RuleError
 from wbpy.findings import make_finding
-from wbpy.model import Finding, Frame, Group, Role, Scalar
-from wbpy.rules import BandRule, GroupRule, Rules
+from wbpy.model import ROLES, Finding, Frame, Group, Role, Scalar
+from wbpy.rules import BandRule, GroupRule, Rules, find_sensor
 
 Kind = Literal["calibration", "registration", "integration"]
 
@@ -50,14 +52,157 @@ def cooled(frame: Frame) -> bool:
     return frame.temp_ccd is None or abs(frame.temp_ccd - frame.temp_set) <= SET_POINT_REACHED
 
 
-_DERIVED: dict[str, Callable[[Frame], Scalar]] = {"temperature": temperature, "cooled": cooled}
+def format_family(frame: Frame) -> str | None:
+    """Return ``raw`` for files of photo cameras, else ``fits``; None for masters, which any program may have written.
+
+    Drivers scale what they write as FITS to 16 bits, photo cameras do not (guide, section 2.2).
+    """
+    if frame.is_master:
+        return None
+    return "raw" if frame.format == "raw" else "fits"
+
+
+def capture_program(frame: Frame) -> str | None:
+    """Return the program that took the frame; None for masters, whose header names the program that made them."""
+    return None if frame.is_master else frame.program
+
+
+def target(frame: Frame) -> str | None:
+    """Return what a light shows: by name and pointing, or by name alone where the frame does not come from a scan."""
+    return frame.target or frame.object
+
+
+_DERIVED: dict[str, Callable[[Frame], Scalar]] = {
+    "target": target,
+    "temperature": temperature,
+    "cooled": cooled,
+    "format_family": format_family,
+    "capture_program": capture_program,
+}
 
 
 def field_value(frame: Frame, name: str) -> Scalar:
-    """Return a canonical or derived field of a frame; None where the frame does not say it."""
+    """Return a canonical or derived field of a frame or one of the user's keywords; None where it does not say it."""
     derived = _DERIVED.get(name)
-    value: Scalar = derived(frame) if derived else getattr(frame, name)
-    return value
+    if derived is not None:
+        return derived(frame)
+    if name in Frame.__struct_fields__:
+        value: Scalar = getattr(frame, name)
+        return value
+    return keyword_value(frame, name)
+
+
+def keyword_value(frame: Frame, keyword: str) -> str | None:
+    """Return what a frame says about one of the user's keywords, in capitals or not; None where it says nothing."""
+    for name, value in frame.keywords.items():
+        if name.upper() == keyword.upper():
+            return value
+    return None
+
+
+def scopes(entries: Sequence[str], option: str) -> dict[str, tuple[str, ...]]:
+    """Return the names of ``group.by`` or ``group.merge`` by what they are about.
+
+    Parameters
+    ----------
+    entries : sequence of str
+        ``NAME`` for integrations, else ``SCOPE:NAME``.
+    option : str
+        For messages.
+
+    Returns
+    -------
+    dict of str to tuple of str
+        ``integration``, ``registration``, ``calibration`` or a role -> names: fields in lower case, keywords in
+        capitals. What is written in capitals is a keyword, even where there is a field of that name.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such scope.
+    """
+    found: dict[str, list[str]] = defaultdict(list)
+    for entry in entries:
+        scope, colon, name = entry.rpartition(":")
+        scope = scope.strip().lower() if colon else "integration"
+        if scope not in (*_KINDS, *ROLES):
+            raise ConfigError(
+                f"{option}: {entry!r} is about {scope!r}, which is neither {', '.join(_KINDS)} nor a role "
+                f"({', '.join(ROLES)})"
+            )
+        name = name.strip()
+        if not name.isupper():
+            lower = name.lower()
+            known = lower in Frame.__struct_fields__ or lower in _DERIVED or lower in _MERGED_TOGETHER
+            name = lower if known else name.upper()
+        if name not in found[scope]:
+            found[scope].append(name)
+    return {scope: tuple(names) for scope, names in found.items()}
+
+
+def user_keywords(settings: GroupSettings) -> tuple[str, ...]:
+    """Return the names in ``group.by`` that are no fields: keywords that the scan is to read, in capitals."""
+    names = [name for names in scopes(settings.by, "group.by").values() for name in names]
+    return tuple(dict.fromkeys(name for name in names if name.isupper()))
+
+
+def calibration_keys(rules: Rules, settings: GroupSettings) -> dict[Role, tuple[str, ...]]:
+    """Return what ``group.by`` adds to the calibration groups of each role: a role and all that it serves."""
+    by = scopes(settings.by, "group.by")
+    found: dict[Role, dict[str, None]] = defaultdict(dict)
+    for role in ROLES:
+        found[role].update(dict.fromkeys(by.get("calibration", ())))
+        for name in by.get(role, ()):
+            found[role][name] = None
+            for rung in rules.matches:
+                if rung.role == role:
+                    found[rung.subject][name] = None  # type: ignore[index]
+    return {role: tuple(names) for role, names in found.items()}
+
+
+_KINDS = ("integration", "registration", "calibration")
+
+_MERGED_TOGETHER = {"binning": ("xbinning", "ybinning")}
+
+_MERGEABLE: dict[str, tuple[str, ...]] = {
+    "integration": ("exposure", "camera", "xbinning", "ybinning", "filter", "object", "target", "panel"),
+    "registration": ("object", "target", "panel"),
+    "calibration": ("night", "object", "target", "panel", "rotator", "temperature"),
+}
+"""Fields that the user may take out of a group's rule: what no kernel needs to be equal."""
+
+
+def _merged(rules: Rules, settings: GroupSettings) -> dict[str, GroupRule]:
+    """Return the group rules without the fields that ``group.merge`` names.
+
+    Raises
+    ------
+    ConfigError
+        If a field must not be merged: frames that share a master need equal settings.
+    """
+    merge = {scope: list(names) for scope, names in scopes(settings.merge, "group.merge").items()}
+    # Lights of one integration share a reference, so what is merged there is merged in the registration, too.
+    merge.setdefault("registration", []).extend(
+        name for name in merge.get("integration", ()) if name in _MERGEABLE["registration"]
+    )
+    groups = dict(rules.groups)
+    for scope, names in merge.items():
+        kind = scope if scope in _KINDS else "calibration"
+        fields = [field for name in names for field in _MERGED_TOGETHER.get(name, (name,))]
+        for field in fields:
+            if field not in _MERGEABLE[kind]:
+                raise ConfigError(
+                    f"group.merge: {field!r} cannot be merged in {kind} groups; "
+                    f"what can be is {', '.join(_MERGEABLE[kind])}"
+                )
+        for id, rule in groups.items():
+            if id.startswith(f"{kind}.") and (scope in _KINDS or id == f"calibration.{scope}"):
+                groups[id] = msgspec.structs.replace(
+                    rule,
+                    exact=tuple(name for name in rule.exact if name not in fields),
+                    bands=tuple(band for band in rule.bands if band.field not in fields),
+                )
+    return groups
 
 
 def make_groups(
@@ -72,7 +217,7 @@ def make_groups(
     rules : Rules
         ``groups`` says what makes a group; the fields that ``matches`` compares become part of the keys.
     settings : GroupSettings
-        `by` names further fields that split the integration groups.
+        `by` names what also splits groups, `merge` what does not.
 
     Returns
     -------
@@ -85,16 +230,28 @@ def make_groups(
     Raises
     ------
     ConfigError
-        If `settings.by` names a field that frames do not have.
+        If `settings.by` names neither a field nor a keyword that any frame has, or `settings.merge` a field that
+        frames of a group must share.
     RuleError
         If a rule for a role is missing.
     """
-    for name in settings.by:
-        if name not in Frame.__struct_fields__ and name not in _DERIVED:
-            known = ", ".join(sorted((*Frame.__struct_fields__, *_DERIVED)))
-            raise ConfigError(f"group.by: frames have no field {name!r}; they have {known}")
+    frames = sorted(frames, key=lambda f: (f.date_obs or "", f.path))
+    for name in user_keywords(settings):
+        if frames and all(keyword_value(frame, name) is None for frame in frames):
+            fields = (*Frame.__struct_fields__, *_DERIVED)
+            known = f"the fields are {', '.join(sorted(fields))}"
+            if name.lower() in fields:
+                known = f"for the field of that name write {name.lower()}"
+            raise ConfigError(
+                f"group.by: there is no field {name!r}, and no frame says {name} in its header or has "
+                f"{name}_value in its file or folder name; {known}"
+            )
+    by = scopes(settings.by, "group.by")
+    split: dict[str, tuple[str, ...]] = {kind: by.get(kind, ()) for kind in ("registration", "integration")}
+    split |= {str(role): names for role, names in calibration_keys(rules, settings).items()}
+    group_rules = _merged(rules, settings)
     by_role: dict[Role, list[Frame]] = defaultdict(list)
-    for frame in sorted(frames, key=lambda f: (f.date_obs or "", f.path)):
+    for frame in frames:
         # Integrated lights are results; the scanner holds them back.
         if frame.role is not None and not (frame.role == "light" and frame.is_master):
             by_role[frame.role].append(frame)
@@ -102,17 +259,21 @@ def make_groups(
     drafts: list[_Draft] = []
     close: list[_Close] = []
     for role in ("bias", "dark", "flat_dark", "flat", "light"):
-        rule = _rule(rules, "calibration", role)
+        rule = _rule(group_rules, "calibration", role)
         members = by_role[role]
-        drafts += _split(rule, "calibration", role, [f for f in members if not f.is_master], (), close)
+        raw = [f for f in members if not f.is_master]
+        drafts += _split(rule, "calibration", role, raw, split.get(role, ()), close)
         drafts += [_Draft(rule, "calibration", role, [f], True) for f in members if f.is_master]
     lights = by_role["light"]
-    drafts += _split(_rule(rules, "registration", "light"), "registration", "light", lights, (), close)
-    drafts += _split(_rule(rules, "integration", "light"), "integration", "light", lights, settings.by, close)
+    for kind in ("registration", "integration"):
+        rule = _rule(group_rules, kind, "light")
+        drafts += _split(rule, kind, "light", lights, split[kind], close)
 
     compared = _compared_fields(rules)
-    keys = [draft.key(compared, settings.by) for draft in drafts]
-    bases = ["-".join(_tokens(draft, key, settings.by)) for draft, key in zip(drafts, keys, strict=True)]
+    sensors = _Sensors(rules)
+    names = [split.get(draft.role if draft.kind == "calibration" else draft.kind, ()) for draft in drafts]
+    keys = [draft.key(compared, sensors, own) for draft, own in zip(drafts, names, strict=True)]
+    bases = ["-".join(_tokens(draft, key, own)) for draft, key, own in zip(drafts, keys, names, strict=True)]
     ids = unique_names(bases, keys, [draft.frames[0].path for draft in drafts], "-")
     groups = [draft.group(id, key) for draft, id, key in zip(drafts, ids, keys, strict=True)]
     order = {"calibration": 0, "registration": 1, "integration": 2}
@@ -120,9 +281,9 @@ def make_groups(
     return tuple(groups), (*_near_edges(rules, close, drafts, ids), *_nameless(rules, groups))
 
 
-def _rule(rules: Rules, kind: Kind, role: Role) -> GroupRule:
+def _rule(groups: Mapping[str, GroupRule], kind: Kind, role: Role) -> GroupRule:
     try:
-        return rules.groups[f"{kind}.{role}"]
+        return groups[f"{kind}.{role}"]
     except KeyError:
         raise RuleError(f"groups.toml: there is no [[group]] with id '{kind}.{role}'") from None
 
@@ -133,13 +294,15 @@ class _Draft:
     def __init__(self, rule: GroupRule, kind: Kind, role: Role, frames: list[Frame], is_master: bool) -> None:
         self.rule, self.kind, self.role, self.frames, self.is_master = rule, kind, role, frames, is_master
 
-    def key(self, compared: Mapping[Role, Sequence[str]], by: Sequence[str]) -> dict[str, Scalar]:
+    def key(self, compared: Mapping[Role, Sequence[str]], sensors: _Sensors, by: Sequence[str]) -> dict[str, Scalar]:
         """Return what the frames have in common, the fields that made the group first."""
-        names = [*self.rule.exact, *(band.field for band in self.rule.bands)]
-        names += by if self.kind == "integration" else ()
+        names = [*self.rule.exact, *(band.field for band in self.rule.bands), *by]
         grouped = set(names)
         names += compared.get(self.role, ()) if self.kind == "calibration" else ()
-        key = {name: _typical(self.frames, name, name in grouped) for name in dict.fromkeys(names)}
+        key = {name: _typical(self.frames, name, name in grouped) for name in dict.fromkeys(names) if name != "traits"}
+        if "traits" in names:
+            camera = key.get("camera")
+            key["traits"] = sensors.traits(camera if isinstance(camera, str) else None)
         if self.is_master:
             key["stack_count"] = self.frames[0].stack_count
         return key
@@ -147,6 +310,21 @@ class _Draft:
     def group(self, id: str, key: dict[str, Scalar]) -> Group:
         paths = tuple(frame.path for frame in self.frames)
         return Group(id=id, kind=self.kind, role=self.role, key=key, frames=paths, is_master=self.is_master)
+
+
+class _Sensors:
+    """The traits of cameras' sensors, looked up once for each camera."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._known: dict[str | None, str | None] = {}
+
+    def traits(self, camera: str | None) -> str | None:
+        """Return the traits as words, None where none is known."""
+        if camera not in self._known:
+            sensor = find_sensor(self._rules, camera)
+            self._known[camera] = " ".join(sensor.traits) or None if sensor else None
+        return self._known[camera]
 
 
 class _Close:
@@ -166,7 +344,7 @@ class _Close:
 def _identity(frame: Frame, name: str) -> Hashable:
     """Return what must be equal; targets are compared without blanks and case, nameless ones camera by camera."""
     value = field_value(frame, name)
-    if name != "object":
+    if name != "target":
         return value
     if not isinstance(value, str):
         return (None, frame.camera)
@@ -271,7 +449,8 @@ def _compared_fields(rules: Rules) -> dict[Role, list[str]]:
     """Return the fields that the ladder compares, for the roles on either side."""
     fields: dict[Role, dict[str, None]] = defaultdict(dict)
     for rung in rules.matches:
-        names = [requirement.field for requirement in rung.require if requirement.field != "calibrated"]
+        asked = [*rung.require, *rung.advise]
+        names = [one.field for one in asked if one.field not in ("calibrated", "with_bias")]
         names += [preference.field for preference in rung.prefer if preference.field]
         for role in (rung.subject, *rung.candidates):
             fields[role].update(dict.fromkeys(names))  # type: ignore[index]
@@ -284,7 +463,8 @@ def _tokens(draft: _Draft, key: Mapping[str, Scalar], by: Sequence[str]) -> list
     if draft.is_master:
         words.insert(0, "master")
     if draft.role == "light":
-        words.append(name_token("object", key.get("object")) or "unnamed")
+        words.append(name_token("target", key.get("target")) or "unnamed")
+        words.append(name_token("panel", key.get("panel")))
     if draft.role in ("light", "flat") and draft.kind != "registration":
         words.append(name_token("filter", key.get("filter")) or ("OSC" if key.get("cfa") else ""))
     if draft.role != "flat" and draft.role != "bias" and draft.kind != "registration":
@@ -293,8 +473,7 @@ def _tokens(draft: _Draft, key: Mapping[str, Scalar], by: Sequence[str]) -> list
         words += [name_token(name, key.get(name)) for name in ("gain", "iso", "offset", "temperature")]
     if draft.role == "flat":
         words.append(name_token("night", key.get("night")))
-    if draft.kind == "integration":
-        words += [name_token(name, key.get(name)) or f"no_{name}" for name in by]
+    words += [name_token(name, key.get(name)) or f"no_{name}" for name in by if name in key]
     return [word for word in dict.fromkeys(words) if word]
 
 
@@ -411,5 +590,5 @@ def _nameless(rules: Rules, groups: Sequence[Group]) -> list[Finding]:
     return [
         make_finding(rules, "GRP002", group.id, frames=len(group.frames))
         for group in groups
-        if group.kind == "registration" and group.key.get("object") is None
+        if group.kind == "registration" and group.key.get("target") is None
     ]

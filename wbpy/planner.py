@@ -14,13 +14,37 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from wbpy.config import SETTINGS, Config, GroupSettings, MatchSettings, RunSettings, memory_limit_bytes
-from wbpy.errors import PlanError, RuleError
+from wbpy import costs
+from wbpy.config import (
+    SETTINGS,
+    Config,
+    GroupSettings,
+    MatchSettings,
+    OverscanSettings,
+    PinSettings,
+    RunSettings,
+)
+from wbpy.errors import ConfigError, PlanError, RuleError
 from wbpy.findings import make_finding
-from wbpy.grouping import make_groups, name_token, safe_name, unique_names
-from wbpy.matching import match_masters
-from wbpy.model import Artifact, Estimate, Finding, Frame, Group, Match, Param, Plan, Scalar, Step
-from wbpy.rules import RejectionRule, Rules
+from wbpy.grouping import make_groups, name_token, safe_name, scopes, unique_names, user_keywords
+from wbpy.matching import PIN, match_masters
+from wbpy.model import (
+    Artifact,
+    Estimate,
+    Finding,
+    Frame,
+    Group,
+    HeldBack,
+    Match,
+    Param,
+    Plan,
+    Scalar,
+    Step,
+    reason_text,
+)
+from wbpy.rules import RejectionRule, Rules, find_sensor
+from wbpy.selecting import parse_exclusion
+from wbpy.stages import overscan
 from wbpy.stages.base import Stage
 
 if TYPE_CHECKING:
@@ -28,27 +52,6 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 """Version of the plan's JSON; raised when an older program could misread it."""
-
-NOMINAL_WORKERS = 4
-"""Workers that the estimate assumes when the configuration leaves their number to the machine: a plan must not
-depend on where it is made."""
-
-PROGRAM_MEMORY = 350_000_000
-"""Bytes that the interpreter, its libraries and the compiled kernels take."""
-
-SECONDS_PER_MEGAPIXEL = {
-    "masters": 0.020,
-    "calibrate": 0.006,
-    "cosmetic": 0.006,
-    "measure": 0.030,
-    "debayer": 0.030,
-    "integrate": 0.035,
-}
-"""Core-seconds per frame and megapixel (per plane for ``integrate``): rounded from kernel timings on one core of a
-2.5 GHz server, reading included. Estimates for planning, good to a factor of two; other stages handle tables."""
-
-PLANES = {True: 3, False: 1}
-"""Planes of an integration, by whether the frames have a CFA."""
 
 
 def make_plan(catalog: Catalog, out: Path, rules: Rules, config: Config, stages: Sequence[Stage]) -> Plan:
@@ -76,17 +79,27 @@ def make_plan(catalog: Catalog, out: Path, rules: Rules, config: Config, stages:
     Raises
     ------
     ConfigError
-        If the configuration names a field that does not exist.
+        If the configuration names a field, group or file that does not exist, or a pin breaks what must be equal.
     RuleError
         If a rule of a match sets a parameter that no stage has.
     """
     held = {one.path for one in catalog.held_back}
     frames = tuple(sorted((f for f in catalog.frames if f.role and f.path not in held), key=lambda f: f.path))
-    groups, grouping = make_groups(frames, rules, config.section("group", GroupSettings))
-    matches, matching = match_masters(groups, rules, config.section("match", MatchSettings))
+    by, pins = config.section("group", GroupSettings), config.section("pins", PinSettings)
+    frames, excluded, excluding = _without_excluded(frames, pins, user_keywords(by), rules)
+    _check_overscan(config.section("overscan", OverscanSettings), frames)
+    groups, grouping = make_groups(frames, rules, by)
+    matches, matching = match_masters(
+        groups,
+        _with_bias_rungs(rules, config),
+        config.section("match", MatchSettings),
+        by=scopes(by.by, "group.by"),
+        pins=pins,
+        parameters={f"{stage.name}.{name}" for stage in stages for name in stage.params.__struct_fields__},
+    )
     builder = _Builder(Path(os.path.abspath(out)), rules, config, stages, frames, groups, matches)
     builder.build()
-    findings = (*catalog.findings, *grouping, *matching, *builder.findings)
+    findings = (*catalog.findings, *excluding, *grouping, *matching, *builder.findings)
     return Plan(
         schema=SCHEMA,
         wbpy=_version(),
@@ -95,11 +108,53 @@ def make_plan(catalog: Catalog, out: Path, rules: Rules, config: Config, stages:
         groups=groups,
         matches=matches,
         steps=tuple(builder.steps),
-        held_back=tuple(sorted(catalog.held_back, key=lambda one: (one.path, one.finding))),
+        held_back=tuple(sorted((*catalog.held_back, *excluded), key=lambda one: (one.path, one.finding))),
         findings=findings,
         settings={name: config.params(name) for name in SETTINGS},
         estimate=builder.estimate(),
     )
+
+
+def _check_overscan(settings: OverscanSettings, frames: Sequence[Frame]) -> None:
+    """Raise when the overscan's rectangles are no rectangles or would change the CFA pattern of a frame."""
+    if settings.use != "regions":
+        return
+    image = overscan.from_settings(settings.regions, settings.image).image
+    if (image.x0 % 2 or image.y0 % 2) and any(frame.cfa is not None for frame in frames):
+        raise ConfigError(f"overscan.image begins at x {image.x0}, y {image.y0}; frames with a CFA need even numbers")
+
+
+def _scales_darks(params: Mapping[str, Param]) -> bool:
+    return any(name in params and params[name].value for name in ("optimize_dark", "scale_dark"))
+
+
+def _with_bias_rungs(rules: Rules, config: Config) -> Rules:
+    """Return the rules, when darks are to be scaled without those that spare the lights a bias beside their dark."""
+    if "calibrate" not in config.sections or not _scales_darks(config.params("calibrate")):
+        return rules
+    kept = [r for r in rules.matches if (r.subject, r.role) != ("light", "bias") or r.candidates or not r.when_chosen]
+    return msgspec.structs.replace(rules, matches=tuple(kept))
+
+
+def _without_excluded(
+    frames: Sequence[Frame], pins: PinSettings, keywords: Sequence[str], rules: Rules
+) -> tuple[tuple[Frame, ...], list[HeldBack], list[Finding]]:
+    """Return the frames that no exclusion selects, those that one does, and what is to be told about them."""
+    kept = tuple(frames)
+    held: list[HeldBack] = []
+    findings: list[Finding] = []
+    for condition in pins.exclude:
+        selects = parse_exclusion(condition, frames, keywords)
+        out = [frame for frame in kept if selects(frame)]
+        gone = {frame.path for frame in out}
+        kept = tuple(frame for frame in kept if frame.path not in gone)
+        if not out and not any(selects(frame) for frame in frames):
+            findings.append(make_finding(rules, "PLN007", "pins.exclude", condition=condition))
+        for frame in out:
+            held.append(HeldBack(path=frame.path, finding="PLN006"))
+            name = os.path.basename(frame.path)
+            findings.append(make_finding(rules, "PLN006", frame.path, name=name, condition=condition))
+    return kept, held, findings
 
 
 class _Builder:
@@ -133,16 +188,19 @@ class _Builder:
         elif not lights:
             self._find("PLN004", str(self.out))
         users = self._users(lights)
+        self._judge_bias()
         self._masters(users)
         ends = {group.id: self._light_steps(group) for group in lights}
         home = {path: group.id for group in lights for path in group.frames}
+        stacks = [group for group in self.groups.values() if group.kind == "integration"]
+        approvals = {path: step for group in stacks for path, step in self._approve(group, home, ends).items()}
         transforms: dict[str, str] = {}
         for group in self.groups.values():
             if group.kind == "registration":
-                step = self._register(group, self._sources(group, home, ends, "stars"))
+                judged = tuple(sorted({approvals[path] for path in group.frames if path in approvals}))
+                step = self._register(group, self._sources(group, home, ends, "stars"), judged)
                 if step is not None:
                     transforms |= dict.fromkeys(group.frames, step)
-        stacks = [group for group in self.groups.values() if group.kind == "integration"]
         names = self._integration_names(stacks)
         for group in stacks:
             registers = tuple(dict.fromkeys(transforms[path] for path in group.frames if path in transforms))
@@ -151,42 +209,9 @@ class _Builder:
             self._integrate(group, names[group.id], images, stars, registers)
 
     def estimate(self) -> Estimate:
-        """Return what the steps will cost; see the constants of this module for what it rests on."""
+        """Return what the steps will cost."""
         settings = self.config.section("run", RunSettings)
-        workers = settings.workers or NOMINAL_WORKERS
-        read = written = 0
-        core_seconds = 0.0
-        working = 0
-        for step in self.steps:
-            group = self.groups[step.group]
-            frames = [self.frames[path] for path in group.frames]
-            pixels = [(f.width or 0) * (f.height or 0) for f in frames]
-            planes = PLANES[group.key.get("cfa") is not None]
-            largest = max(frames, key=lambda f: (f.width or 0) * (f.height or 0))
-            working = max(working, self.stages[step.stage].memory(largest.height or 0, largest.width or 0))
-            if step.stage == "masters":
-                # Flats are read twice: once for their levels.
-                read += sum(f.size for f in frames) * (2 if group.role == "flat" else 1)
-                written += 4 * max(pixels)
-            elif step.stage == "calibrate":
-                read += sum(f.size for f in frames)
-                written += 4 * sum(pixels) * (1 + sum(kind in settings.keep for kind in ("calibrated", "cosmetic")))
-            elif step.stage == "integrate":
-                read += 4 * sum(pixels)
-                # The product, two rejection maps, and what is kept of each frame.
-                written += 3 * 4 * max(pixels) * planes
-                written += 4 * sum(pixels) * planes * sum(kind in settings.keep for kind in ("debayered", "registered"))
-            rate = SECONDS_PER_MEGAPIXEL.get(step.stage, 0.0) * (planes if step.stage == "integrate" else 1)
-            core_seconds += rate * sum(pixels) / 1e6
-        peak = PROGRAM_MEMORY + workers * working
-        if settings.memory_limit != "auto":
-            peak = min(peak, memory_limit_bytes(settings.memory_limit))
-        return Estimate(
-            bytes_read=read,
-            bytes_written=written,
-            peak_memory=peak if self.steps else 0,
-            seconds=round(core_seconds / workers, 1),
-        )
+        return costs.estimate(self.steps, self.groups, self.frames, self.stages, settings)
 
     def _find(self, id: str, subject: str, **evidence: Scalar) -> None:
         self.findings.append(make_finding(self.rules, id, subject, **evidence))
@@ -208,6 +233,37 @@ class _Builder:
                     users[match.chosen].append(subject.id)
                     subjects.append(self.groups[match.chosen])
         return dict(users)
+
+    def _judge_bias(self) -> None:
+        """Tell what the headers say against bias frames (guide, section 4.1)."""
+        longest = self.rules.findings["MAT016"].limits["seconds"]
+        for group in self.groups.values():
+            if group.role != "bias":
+                continue
+            camera, exposure = group.key.get("camera"), self.frames[group.frames[0]].exposure
+            sensor = find_sensor(self.rules, camera if isinstance(camera, str) else None)
+            if sensor is not None and "unstable_bias" in sensor.traits:
+                self._find("MAT015", group.id, camera=camera, sensor=sensor.id)
+            if exposure is not None and exposure > longest:
+                self._find("MAT016", group.id, exposure_s=exposure)
+
+    def _judge_flats(self, group: Group) -> None:
+        """Tell when flats that may hold dark signal are calibrated with a bias (guide, section 4.3)."""
+        exposures = [exposure for path in group.frames if (exposure := self.frames[path].exposure) is not None]
+        # Of twilight flats, whose exposures differ, the middle one counts.
+        typical = sorted(exposures)[len(exposures) // 2] if exposures else 0.0
+        if typical > self.rules.findings["MAT017"].limits["seconds"]:
+            self._find("MAT017", group.id, exposure_s=typical)
+
+    def _by_hand(self, subject: str) -> tuple[str, ...]:
+        """Return what was decided by hand about the masters of a group, for the headers."""
+        told = []
+        for role, match in self.matches[subject].items():
+            if match.rule == PIN:
+                broken = [r for c in match.candidates[:1] for r in c.reasons if match.chosen and r.verdict == "fail"]
+                against = f" although {'; '.join(map(reason_text, broken))}" if broken else ""
+                told.append(f"{role} {match.chosen or 'none'} for {subject}{against}")
+        return tuple(told)
 
     def _masters(self, users: Mapping[str, Sequence[str]]) -> None:
         calibration = [g for g in self.groups.values() if g.kind == "calibration" and g.role != "light"]
@@ -234,6 +290,8 @@ class _Builder:
                 if match is not None and match.chosen is not None:
                     inputs[self.groups[match.chosen].role] = (self._provider(match.chosen),)
                     sets |= self._sets(match)
+            if group.role == "flat" and "bias" in inputs:
+                self._judge_flats(group)
             count = len(group.frames)
             if count < fewest:
                 share = 1 / math.sqrt(count)
@@ -249,9 +307,15 @@ class _Builder:
                 group,
                 inputs,
                 why=f"{_count(count, group.role.replace('_', '-') + ' frame')} become one master, {purpose}.",
-                params=self._rejection("masters", rows, which, count) | self._params_of("masters", sets),
+                params=self._rejection("masters", rows, which, count, group.id) | self._params_of("masters", sets),
+                notes=self._by_hand(group.id),
                 outputs=(Artifact(name="master", kind=f"master_{group.role}", path=str(self._path("masters", name))),),
             )
+
+    def _calibrate_params(self, sets: Mapping[str, Param]) -> dict[str, Param]:
+        if "calibrate" not in self.stages:
+            return {}
+        return self.config.params("calibrate") | self._params_of("calibrate", sets)
 
     def _light_steps(self, group: Group) -> dict[str, str | None]:
         """Add the per-light steps of one calibration group; return the ids that give its images and its stars."""
@@ -262,6 +326,10 @@ class _Builder:
         sets: dict[str, Param] = {}
         for match in chosen.values():
             sets |= self._sets(match)
+        if "dark" in chosen:
+            sets |= self._unscaled(group, sets)
+        if "dark" in chosen and "bias" not in chosen and _scales_darks(self._calibrate_params(sets)):
+            self._find("CAL005", group.id, dark=chosen["dark"].chosen)
         lights = _count(len(group.frames), "light")
         with_what = _listing([f"{role} {chosen[role].chosen}" for role in providers]) or "no master: none matches"
         image: str | None = self._add(
@@ -270,7 +338,15 @@ class _Builder:
             {"light": (group.id,), **providers},
             why=f"{lights} calibrated with {with_what}.",
             params=self._params_of("calibrate", sets),
+            notes=self._by_hand(group.id),
         )
+        if "linedefects" in self.stages and self.config.params("linedefects")["use"].value:
+            image = self._add(
+                "linedefects",
+                group,
+                {"image": (image or group.id,)},
+                why=f"Defective columns and rows, found in the average of {lights}, are to be corrected.",
+            )
         dark = {"dark": providers["dark"]} if "dark" in providers else {}
         image = (
             self._add(
@@ -291,11 +367,43 @@ class _Builder:
         )
         return {"image": image or group.id, "stars": stars}
 
-    def _register(self, group: Group, stars: tuple[str, ...]) -> str | None:
-        target = group.key.get("object") or "one nameless target"
+    def _unscaled(self, group: Group, sets: Mapping[str, Param]) -> dict[str, Param]:
+        """Return what takes the scaling of darks back that a preset asks for on a sensor that glows; report it.
+
+        What was asked for by hand stays, with the same finding (guide, section 7.2).
+        """
+        camera = group.key.get("camera")
+        sensor = find_sensor(self.rules, camera if isinstance(camera, str) else None)
+        if sensor is None or "glow" not in sensor.traits:
+            return {}
+        params = self._calibrate_params(sets)
+        asked = [name for name in ("optimize_dark", "scale_dark") if name in params and params[name].value]
+        back = [name for name in asked if params[name].origin.startswith("preset")]
+        if asked:
+            done = "it is not scaled" if back == asked else f"it is scaled because of {params[asked[0]].origin}"
+            self._find("MAT018", group.id, camera=camera, sensor=sensor.id, done=done)
+        return {f"calibrate.{name}": Param(value=False, origin=f"rule sensors.{sensor.id}") for name in back}
+
+    def _approve(
+        self, group: Group, home: Mapping[str, str], ends: Mapping[str, Mapping[str, str | None]]
+    ) -> dict[str, str]:
+        """Add the judgement of an integration's lights; return which step judges each of them."""
+        step = self._add(
+            "approve",
+            group,
+            {"stars": self._sources(group, home, ends, "stars")},
+            why=f"Clouds, guiding, focus and sky may have spoilt some of {_count(len(group.frames), 'light')}.",
+        )
+        return dict.fromkeys(group.frames, step) if step is not None else {}
+
+    def _register(self, group: Group, stars: tuple[str, ...], approvals: tuple[str, ...]) -> str | None:
+        target = group.key.get("target") or "one nameless target"
         lights = _count(len(group.frames), "light")
         reference = self._add(
-            "reference", group, {"stars": stars}, why=f"{lights} of {target} need one frame that the others follow."
+            "reference",
+            group,
+            {"stars": stars, "approval": approvals},
+            why=f"{lights} of {target} need one frame that the others follow.",
         )
         return self._add(
             "register",
@@ -312,7 +420,7 @@ class _Builder:
         normalize = self._add(
             "normalize",
             group,
-            {"stars": stars, "transforms": registers},
+            {"stars": stars, "image": images, "transforms": registers},
             why=f"Sky level and transparency differ between {lights}.",
         )
         normalization = (normalize,) if normalize else ()
@@ -337,6 +445,10 @@ class _Builder:
                 Artifact(name=side, kind="rejection_map", path=str(self._path("integrations", f"{name}_{side}")))
                 for side in ("rejection_low", "rejection_high")
             ),
+            *(
+                Artifact(name=wanted, kind="map", path=str(self._path("integrations", f"{name}_{wanted}")))
+                for wanted in self._maps()
+            ),
         )
         inputs = {
             "image": images,
@@ -348,8 +460,8 @@ class _Builder:
             "integrate",
             group,
             inputs,
-            why=f"{lights} of {group.key.get('object') or 'one nameless target'} become one image.",
-            params=self._rejection("integrate", self.rules.integration.lights, "lights", count),
+            why=f"{lights} of {group.key.get('target') or 'one nameless target'} become one image.",
+            params=self._rejection("integrate", self.rules.integration.lights, "lights", count, group.id),
             outputs=outputs,
             frames=group.frames,
         )
@@ -364,6 +476,7 @@ class _Builder:
         params: Mapping[str, Param] | None = None,
         outputs: tuple[Artifact, ...] | None = None,
         frames: tuple[str, ...] = (),
+        notes: tuple[str, ...] = (),
     ) -> str | None:
         """Append a step and return its id; None when the stage is absent. Empty inputs are left out."""
         stage = self.stages.get(name)
@@ -379,6 +492,7 @@ class _Builder:
             outputs=outputs or tuple(Artifact(name=o.name, kind=o.kind) for o in stage.outputs),
             why=why,
             frames=frames,
+            notes=notes,
         )
         self.steps.append(step)
         return step.id
@@ -406,25 +520,48 @@ class _Builder:
     def _params_of(stage: str, sets: Mapping[str, Param]) -> dict[str, Param]:
         return {d.partition(".")[2]: param for d, param in sets.items() if d.partition(".")[0] == stage}
 
-    def _rejection(self, stage: str, rows: Sequence[RejectionRule], which: str, count: int) -> dict[str, Param]:
-        """Return rejection and limits for `count` frames, when the configuration leaves the choice to the rules.
+    def _rejection(
+        self, stage: str, rows: Sequence[RejectionRule], which: str, count: int, subject: str
+    ) -> dict[str, Param]:
+        """Return rejection and limits for `count` frames as far as the configuration leaves them to the rules.
 
-        Limits that the user set stay as they are.
+        Limits that the user set stay as they are. A named algorithm takes its own limits; with too few frames for it
+        a finding says so.
         """
         params = self.config.params(stage)
-        if "rejection" not in params or params["rejection"].value != "auto":
+        if "rejection" not in params:
             return {}
-        row = next((row for row in rows if row.up_to == 0 or count <= row.up_to), None)
-        if row is None:
-            raise RuleError(f"integration.toml, {which}: no row for {count} frames; the last one needs up_to = 0")
-        limit = f"up to {row.up_to} frames" if row.up_to else "any number of frames"
-        origin = f"rule integration.{which}, {limit}"
-        chosen: dict[str, Any] = {"rejection": row.algorithm, "low": row.low, "high": row.high}
-        return {
+        named = str(params["rejection"].value)
+        if named == "auto":
+            row = next((row for row in rows if row.up_to == 0 or count <= row.up_to), None)
+            if row is None:
+                raise RuleError(f"integration.toml, {which}: no row for {count} frames; the last one needs up_to = 0")
+            limit = f"up to {row.up_to} frames" if row.up_to else "any number of frames"
+            origin = f"rule integration.{which}, {limit}"
+            chosen: dict[str, Any] = {"rejection": row.algorithm, "low": row.low, "high": row.high}
+        else:
+            own = self.rules.integration.algorithms[named]
+            origin = f"rule integration.algorithms, {named}"
+            chosen = {"low": own.low, "high": own.high}
+            if count < own.frames:
+                self._find("INT006", subject, algorithm=named, frames=count, recommended=own.frames, reason=own.reason)
+        resolved = {
             name: Param(value=value, origin=origin)
             for name, value in chosen.items()
             if name in params and (name == "rejection" or params[name].origin == "default")
         }
+        final = {name: param.value for name, param in (params | resolved).items()}
+        if final["rejection"] == "esd" and not (final["low"] > 0 and 0 < final["high"] < 1):
+            raise ConfigError(
+                f"{stage}.low is {final['low']} and {stage}.high {final['high']}; rejection esd expects low above 0 "
+                f"(what deviations below the mean are divided by) and high, its significance, between 0 and 1"
+            )
+        return resolved
+
+    def _maps(self) -> Sequence[str]:
+        """Return the names of the maps that the configuration asks for beside the rejection maps."""
+        params = self.config.params("integrate")
+        return params["maps"].value if "maps" in params else ()
 
     def _path(self, folder: str, name: str, suffix: str = ".fits") -> Path:
         return self.out / folder / f"{name}{suffix}"
@@ -447,9 +584,9 @@ class _Builder:
 
     def _integration_names(self, groups: Sequence[Group]) -> dict[str, str]:
         bases = []
-        by = self.config.section("group", GroupSettings).by
+        by = scopes(self.config.section("group", GroupSettings).by, "group.by").get("integration", ())
         for group in groups:
-            words = [name_token("object", group.key.get("object")) or "unnamed", _filter_word(group)]
+            words = [name_token("target", group.key.get("target")) or "unnamed", _filter_word(group)]
             words += [name_token(name, group.key.get(name)) for name in ("exposure", *by)]
             bases.append("_".join(word for word in dict.fromkeys(words) if word))
         names = unique_names(bases, [g.key for g in groups], [g.frames[0] for g in groups], "_")

@@ -2,12 +2,13 @@
 
 from typing import Any
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wbpy.config import GroupSettings, MatchSettings
 from wbpy.grouping import make_groups
-from wbpy.matching import judge, match_masters
+from wbpy.matching import CANDIDATES_KEPT, _judge, judge, match_masters
 from wbpy.model import Frame, Group, Match
 from wbpy.rules import load_rules
 
@@ -148,3 +149,55 @@ def test_a_wider_tolerance_never_loses_a_match(frames: list[Frame], first: float
         for pair, match in few.items():
             if match.role == "dark" and match.chosen is not None:
                 assert more[pair].chosen is not None
+
+
+@bounded
+@given(sessions)
+def test_the_indexed_search_finds_what_a_search_through_everything_finds(frames: list[Frame]):
+    groups = [g for g in groups_of(frames) if g.kind == "calibration"]
+    matches = {(m.subject, m.role): m for m in matches_of(tuple(groups))}
+    served = {g.id for g in groups if g.is_master}
+    served |= {m.subject for m in matches.values() if m.chosen is not None and m.role in ("flat_dark", "bias")}
+
+    def misses(rung: Any, subject: Group, candidate: Group) -> tuple[int, float]:
+        found = []
+        for requirement in rung.require:
+            ours, theirs = subject.key.get(requirement.field), candidate.key.get(requirement.field)
+            if requirement.field == "calibrated":
+                ours, theirs = None, candidate.id in served
+            found.append(_judge(requirement, rung.id, ours, theirs).miss)
+        return sum(miss > 0 for miss in found), sum(found)
+
+    for (subject_id, role), match in matches.items():
+        subject = next(g for g in groups if g.id == subject_id)
+        rungs = [r for r in RULES.matches if (r.subject, r.role) == (subject.role, role)]
+        rungs = [r for r in rungs if r.candidates and r.needs_parameter is None]
+        scores: dict[str, tuple[int, float]] = {}
+        for rung in rungs:
+            own = {g.id: misses(rung, subject, g) for g in groups if g.role in rung.candidates}
+            good = {id for id, (failures, _) in own.items() if failures == 0}
+            if good:
+                assert match.rule == rung.id
+                assert {c.id for c in match.candidates if c.verdict != "rejected"} <= good
+                scores |= own
+                break
+            scores |= {id: min(score, scores.get(id, score)) for id, score in own.items()}
+        else:
+            assert match.chosen is None
+            good = set()
+        nearest = sorted((score, id) for id, score in scores.items() if id not in good)[:CANDIDATES_KEPT]
+        assert [c.id for c in match.candidates if c.verdict == "rejected"] == [id for _, id in nearest]
+
+
+@bounded
+@given(
+    sessions, st.lists(st.sampled_from(["light", "dark", "flat"]), max_size=2), st.sampled_from(["exposure", "camera"])
+)
+def test_groups_stay_a_partition_however_they_are_split_and_merged(frames: list[Frame], split: list[str], merge: str):
+    tagged = [msgspec.structs.replace(f, keywords={"TILE": str(n % 3)}) for n, f in enumerate(frames)]
+    settings = GroupSettings(by=("TILE", *(f"{scope}:TILE" for scope in split)), merge=(merge,))
+    groups, _ = make_groups(tagged, RULES, settings)
+    usable = sorted(f.path for f in tagged if not (f.role == "light" and f.is_master))
+    assert sorted(path for g in groups if g.kind == "calibration" for path in g.frames) == usable
+    again, _ = make_groups(tagged[::-1], RULES, settings)
+    assert again == groups

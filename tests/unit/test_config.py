@@ -17,7 +17,11 @@ class Cosmetic(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     lines: bool = False
 
 
-STAGES = {"cosmetic": Cosmetic}
+class Calibrate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    optimize_dark: bool = False
+
+
+STAGES = {"calibrate": Calibrate, "cosmetic": Cosmetic}
 
 
 def write(path: Path, text: str) -> Path:

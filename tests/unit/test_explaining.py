@@ -184,3 +184,35 @@ def test_every_target_of_a_plan_can_be_explained():
     targets = [f.path for f in PLAN.frames] + [g.id for g in PLAN.groups] + [s.id for s in PLAN.steps]
     for target in targets:
         assert explain(target, PLAN, RUN, CATALOG, RULES).target == target
+
+
+def planned(given: list[Any]) -> Any:
+    config = load_config(RULES, {stage.name: stage.params for stage in STAGES})
+    return make_plan(FakeCatalog(tuple(given)), Path("/out"), RULES, config, STAGES)  # type: ignore[arg-type]
+
+
+def test_master_says_who_uses_it_and_which_frames_are_not_in_it():
+    frames_of = [*night(), *frames(3, "dark", "loud", gain=200.0), *frames(4, "dark", "short", exposure=60.0)]
+    frames_of.append(frame("library", "dark", is_master=True, stack_count=2))
+    plan = planned(frames_of)
+    text = explain("dark-300s-g100-o50-m10C", plan, rules=RULES).text()
+    used, _, rest = text.partition("Other dark frames, left out")
+    assert "dark for light-M42-Ha-300s, rule light.dark.exact" in used
+    lines = [line.strip() for line in rest.splitlines() if line.startswith("  ")]
+    assert lines[:3] == [
+        "master-dark-300s-g100-o50-m10C (finished master): a finished master",
+        "dark-300s-g200-o50-m10C (3 frames): gain 200 instead of 100",
+        "dark-60s-g100-o50-m10C (4 frames): exposure 60 instead of 300",
+    ]
+    product = next(a.path for s in plan.steps if s.group == "dark-300s-g100-o50-m10C" for a in s.outputs)
+    assert "Other dark frames, left out" in explain(str(product), plan, rules=RULES).text()
+
+
+def test_frames_that_a_run_excluded_from_a_master_are_named():
+    plan = planned(night())
+    lost = FrameResult(path="/night/dark/dark_0002.fits", role="dark", outcome="failed", excluded_by="MAS001")
+    run = Run(
+        outcome="partial", products=(), frames=(lost,), steps=(), findings=(), timings={}, versions={}, log="/out/log"
+    )
+    text = explain("dark-300s-g100-o50-m10C", plan, run=run).text()
+    assert "dark_0002.fits: excluded from this group by MAS001 in the last run" in text

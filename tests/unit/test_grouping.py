@@ -1,6 +1,7 @@
 """What makes frames one group, and what the groups are called."""
 
 import random
+from typing import Any
 
 import pytest
 from session_frames import frame, frames, night, orion_night
@@ -177,14 +178,14 @@ def test_night_splits_calibration_but_not_integration_unless_asked():
 
 
 def test_unknown_field_in_by_is_a_configuration_error():
-    with pytest.raises(ConfigError, match="no field 'moon'"):
+    with pytest.raises(ConfigError, match="no field 'MOON'"):
         grouped(night(), "moon")
 
 
 def test_target_is_one_however_it_is_spelled():
     lights = [frame("a", object="M 42"), frame("b", object="m42"), frame("c", object="M 42")]
     groups, _ = grouped(lights)
-    assert groups["registration-M_42"].key["object"] == "M 42"
+    assert groups["registration-M_42"].key["target"] == "M 42"
 
 
 def test_nameless_lights_are_one_target_per_camera_and_reported():
@@ -250,3 +251,81 @@ def test_names_without_difference_are_numbered_and_unique_without_case():
 def test_names_hold_nothing_that_a_file_system_objects_to(text, name):
     assert safe_name(text) == name
     assert len(safe_name(text * 100)) <= 60
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# what the user splits and merges
+
+
+def chosen(given: list[Frame], kind: str, *, by: tuple[str, ...] = (), merge: tuple[str, ...] = ()) -> list[int]:
+    """Return the sizes of the groups of one kind, or of one role's calibration groups, by id."""
+    groups, _ = make_groups(given, load_rules(), GroupSettings(by=by, merge=merge))
+    of_kind = [g for g in groups if kind in (g.kind, g.role) and (kind == g.kind or g.kind == "calibration")]
+    return [len(g.frames) for g in sorted(of_kind, key=lambda g: g.id)]
+
+
+def two_sessions() -> list[Frame]:
+    tagged = [("1", "a"), ("2", "b")]
+    lights = [f for s, stem in tagged for f in frames(3, "light", stem, keywords={"SESSION": s})]
+    flats = [f for s, stem in tagged for f in frames(4, "flat", stem, keywords={"SESSION": s})]
+    return [*lights, *flats, *frames(5, "dark"), *frames(5, "bias")]
+
+
+def test_keyword_splits_the_integrations():
+    assert chosen(two_sessions(), "integration", by=("SESSION",)) == [3, 3]
+    assert chosen(two_sessions(), "light", by=("SESSION",)) == [6]
+    assert chosen(two_sessions(), "registration", by=("SESSION",)) == [6]
+
+
+def test_keyword_for_flats_splits_flats_and_the_lights_that_they_serve():
+    by = ("flat:SESSION",)
+    assert chosen(two_sessions(), "flat", by=by) == [4, 4]
+    assert chosen(two_sessions(), "light", by=by) == [3, 3]
+    assert (chosen(two_sessions(), "dark", by=by), chosen(two_sessions(), "integration", by=by)) == ([5], [6])
+
+
+def test_keyword_for_calibration_splits_every_role():
+    given = two_sessions() + frames(2, "dark", "other", keywords={"SESSION": "1"})
+    assert chosen(given, "dark", by=("calibration:SESSION",)) == [2, 5]
+    assert chosen(given, "registration", by=("registration:SESSION",)) == [3, 3]
+
+
+def test_name_in_capitals_is_a_keyword_even_where_a_field_has_it():
+    given = frames(2, "light", "a", keywords={"NIGHT": "first"}) + frames(3, "light", "b", keywords={"NIGHT": "second"})
+    assert chosen(given, "integration", by=("night",)) == [5]
+    assert chosen(given, "integration", by=("NIGHT",)) == [2, 3]
+    with pytest.raises(ConfigError, match="for the field of that name write filter"):
+        chosen(given, "integration", by=("FILTER",))
+
+
+@pytest.mark.parametrize("text", ["planet:night", "lights:SESSION"])
+def test_unknown_scope_is_a_configuration_error(text: str):
+    with pytest.raises(ConfigError, match="neither integration, registration, calibration nor a role"):
+        chosen(night(), "light", by=(text,))
+
+
+@pytest.mark.parametrize(
+    ("change", "merge"),
+    [
+        ({"exposure": 30.0}, "exposure"),
+        ({"camera": "Other"}, "camera"),
+        ({"xbinning": 2, "ybinning": 2, "width": 200, "height": 150}, "binning"),
+        ({"filter": "L"}, "filter"),
+    ],
+)
+def test_integrations_are_merged_by_wish_and_calibrated_apart(change: dict[str, Any], merge: str):
+    given = frames(3, "light", "a") + frames(3, "light", "b", **change)
+    assert chosen(given, "integration") == [3, 3]
+    assert chosen(given, "integration", merge=(merge,)) == [6]
+    assert chosen(given, "light", merge=(merge,)) == [3, 3]
+
+
+def test_flats_of_several_nights_become_one_master_by_wish():
+    given = frames(3, "flat", "a", night="2026-01-05") + frames(3, "flat", "b", night="2026-01-07")
+    assert (chosen(given, "flat"), chosen(given, "flat", merge=("flat:night",))) == ([3, 3], [6])
+
+
+@pytest.mark.parametrize("merge", ["gain", "cfa", "dark:gain", "calibration:camera", "width"])
+def test_what_must_be_equal_cannot_be_merged(merge: str):
+    with pytest.raises(ConfigError, match="cannot be merged"):
+        chosen(night(), "light", merge=(merge,))

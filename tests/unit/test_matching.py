@@ -177,8 +177,13 @@ def test_refused_candidates_stand_with_the_nearest_miss_first():
         + frames(3, "dark", "d", camera="Other", gain=0.0, exposure=1.0)
     )
     match = of_light(frames(3, "light") + darks, "dark")
-    exposures = [next(r for r in c.reasons if r.field == "exposure").candidate_value for c in match.candidates]
-    assert exposures == [310.0, 120.0, 300.0, 1.0]
+    assert [c.id for c in match.candidates] == [
+        "dark-310s-g100-o50-m10C",
+        "dark-120s-g100-o50-m10C",
+        "dark-300s-g200-o10-m10C",
+        "dark-1s-g0-o50-m10C",
+    ]
+    assert [[r.field for r in c.reasons] for c in match.candidates[:3]] == [["exposure"]] * 2 + [["gain", "offset"]]
     assert {c.verdict for c in match.candidates} == {"rejected"}
     assert {c.rank for c in match.candidates} == {None}
 
@@ -263,15 +268,16 @@ def test_old_flats_are_reported_and_very_old_ones_refused(night_of_flat: str, ru
     assert told == ([31] if rule == "light.flat.old" else [])
 
 
-def test_flat_at_another_rotator_angle_is_the_second_choice():
+def test_flat_at_another_rotator_angle_is_refused_except_half_a_turn_away():
     lights = frames(4, "light", rotator=359.8)
     rest = [f for f in night() if f.role not in ("light", "flat")] + lights
-    turned, straight = frames(6, "flat", "t", rotator=90.0), frames(6, "flat", "s", rotator=0.5)
-    assert of_light(rest + turned + straight, "flat").rule == "light.flat.exact"
+    turned, straight, over = (frames(6, "flat", f"f{a}", rotator=a) for a in (90.0, 0.5, 180.4))
+    assert of_light(rest + turned + straight + over, "flat").rule == "light.flat.exact"
     match = of_light(rest + turned, "flat")
-    assert match.rule == "light.flat.angle"
-    (finding,) = [f for f in matched(rest + turned)[1] if f.id == "MAT008"]
-    assert finding.evidence["rotator_difference_deg"] == pytest.approx(90.2)
+    assert (match.chosen, failed(match)) == (None, ["rotator"])
+    assert of_light(rest + turned + over, "flat").rule == "light.flat.angle"
+    (finding,) = [f for f in matched(rest + turned + over)[1] if f.id == "MAT008"]
+    assert finding.evidence["rotator_difference_deg"] == pytest.approx(179.4)
 
 
 def test_flat_dark_must_have_the_exposure_of_the_flat():
@@ -382,6 +388,15 @@ def reason(operator: str, ours: Any, theirs: Any, unknown: str = "reject", **mor
         ("not_above", 300.0, 299.0, {}, True),
         ("not_above", 300.0, 300.5, {}, False),
         ("not_above", 300.0, 300.5, {"absolute": 0.5}, True),
+        ("not_below", 300.0, 600.0, {}, True),
+        ("not_below", 300.0, 299.9, {}, False),
+        ("not_below", 300.0, 299.9, {"absolute": 0.1}, True),
+        ("angle_within", 1.0, 180.5, {"absolute": 1.0, "period": 180.0}, True),
+        ("angle_within", 1.0, 90.0, {"absolute": 1.0, "period": 180.0}, False),
+        ("without", None, "glow unstable_bias", {"value": "glow"}, False),
+        ("without", "glow", None, {"value": "glow"}, False),
+        ("without", "afterglow", None, {"value": "glow"}, True),
+        ("without", None, None, {"value": "glow"}, True),
         ("angle_within", 359.5, 0.5, {"absolute": 1.0}, True),
         ("angle_within", 0.0, 180.0, {"absolute": 1.0}, False),
         ("angle_within", -179.9, 180.0, {"absolute": 0.2}, True),
@@ -395,7 +410,7 @@ def test_operator(operator: str, ours: Any, theirs: Any, more: dict[str, Any], s
 
 
 def test_operators_are_a_closed_set():
-    assert set(OPERATORS) == {"equal", "within", "not_above", "angle_within", "fixed"}
+    assert set(OPERATORS) == {"equal", "within", "not_above", "not_below", "angle_within", "fixed", "without"}
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert({"field": "gain", "operator": "like", "unknown": "reject"}, Requirement)
 
@@ -404,7 +419,7 @@ def test_operators_are_a_closed_set():
 @pytest.mark.parametrize(("ours", "theirs"), [(1.0, None), (None, 1.0), (None, None)])
 @pytest.mark.parametrize(("unknown", "verdict"), [("reject", "fail"), ("warn", "unverified"), ("accept", "unverified")])
 def test_unknown_value_means_what_the_rule_says(operator: str, ours: Any, theirs: Any, unknown: str, verdict: str):
-    if operator == "fixed" and theirs is not None:
+    if operator == "without" or (operator == "fixed" and theirs is not None):
         return
     assert reason(operator, ours, theirs, unknown, value=1.0).verdict == verdict
 
@@ -429,3 +444,100 @@ def test_real_unregulated_night_is_matched_from_its_headers(real_data: Path):
         ("light", "flat"): "light.flat.exact",
     }
     assert [f.id for f in findings] == ["MAT005"]
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# formats, programs, optics, keywords, preferences
+
+
+def test_raw_files_of_a_photo_camera_and_fits_files_are_never_matched():
+    match = of_light(frames(3, "light", format="raw") + frames(6, "dark", format="fits"), "dark")
+    assert (match.chosen, failed(match)) == (None, ["format_family"])
+    assert of_light(frames(3, "light", format="raw") + frames(6, "dark", format="raw"), "dark").chosen is not None
+    master = [frame("m", "dark", is_master=True, format="xisf")]
+    assert of_light(frames(3, "light", format="raw") + master, "dark").chosen is not None
+
+
+@pytest.mark.parametrize(("size", "chosen"), [(3.76, True), (4.1, True), (7.52, False), (1.88, False), (None, True)])
+def test_dark_of_another_pixel_size_never_serves(size: float | None, chosen: bool):
+    match = of_light(frames(3, "light") + frames(6, "dark", pixel_size=size), "dark")
+    assert (match.chosen is not None) is chosen
+    if chosen:
+        verdicts = {r.field: r.verdict for r in match.candidates[0].reasons}
+        assert verdicts["pixel_size"] == ("unverified" if size is None else "pass")
+
+
+@pytest.mark.parametrize(("focal_length", "chosen"), [(530.0, True), (556.0, True), (371.0, False), (None, True)])
+def test_flats_of_another_focal_length_never_serve(focal_length: float | None, chosen: bool):
+    given = [f for f in night() if f.role != "flat"] + frames(6, "flat", focal_length=focal_length)
+    assert (of_light(given, "flat").chosen is not None) is chosen
+
+
+def test_frames_of_another_capture_program_serve_with_a_warning():
+    given = [f for f in night() if f.role != "dark"] + frames(6, "dark", program="sharpcap")
+    assert of_light(given, "dark").rule == "light.dark.exact"
+    (finding,) = [f for f in matched(given)[1] if f.id == "MAT012"]
+    assert (finding.evidence["needed"], finding.evidence["found"]) == ("nina", "sharpcap")
+    master = [frame("m", "dark", is_master=True, program="pixinsight", stack_count=40)]
+    assert not [f for f in matched(night() + master)[1] if f.id == "MAT012"]
+
+
+def by_keys(given: list[Frame], **by: tuple[str, ...]) -> dict[tuple[str, str], Match]:
+    rules = load_rules()
+    entries = tuple(f"{scope}:{name}" for scope, names in by.items() for name in names)
+    groups, _ = make_groups(given, rules, GroupSettings(by=entries))
+    matches, _ = match_masters(groups, rules, MatchSettings(), by=by)
+    return {(m.subject, m.role): m for m in matches}
+
+
+def test_flats_of_a_session_serve_its_lights_and_flats_without_session_any():
+    def session(role: str, stem: str, name: str | None, count: int = 3) -> list[Frame]:
+        return frames(count, role, stem, keywords={"SESSION": name} if name else {})
+
+    rest = [f for f in night() if f.role not in ("light", "flat")]
+    lights = session("light", "a", "1") + session("light", "b", "2")
+    flats = session("flat", "fa", "1") + session("flat", "fb", "2")
+    found = by_keys(rest + lights + flats, flat=("SESSION",))
+    assert {subject[-1]: m.chosen for (subject, role), m in found.items() if role == "flat"} == {
+        "1": "flat-Ha-2026-01-05-1",
+        "2": "flat-Ha-2026-01-05-2",
+    }
+    one = by_keys(rest + lights + session("flat", "fa", "1"), flat=("SESSION",))
+    (other,) = [m for (subject, role), m in one.items() if role == "flat" and subject.endswith("2")]
+    assert (other.chosen, failed(other)) == (None, ["SESSION"])
+    common = by_keys(rest + lights + session("flat", "f", None), flat=("SESSION",))
+    assert all(m.chosen is not None for (_, role), m in common.items() if role == "flat")
+
+
+def test_preference_for_raw_frames_or_library_can_be_configured():
+    given = [*night(), frame("m", "dark", is_master=True, stack_count=3)]
+    rich = [*night(), frame("m", "dark", is_master=True, stack_count=50)]
+
+    def chosen(frames: list[Frame], prefer: str) -> str | None:
+        return of_light(frames, "dark", prefer=prefer).chosen  # type: ignore[arg-type]
+
+    master, raw = "master-dark-300s-g100-o50-m10C", "dark-300s-g100-o50-m10C"
+    assert [chosen(given, prefer) for prefer in ("auto", "raw", "library")] == [raw, raw, master]
+    assert [chosen(rich, prefer) for prefer in ("auto", "raw", "library")] == [master, raw, master]
+
+
+def test_tenths_of_a_degree_do_not_outweigh_the_number_of_frames():
+    camera: dict[str, Any] = {"temp_set": None}
+    lights = frames(3, "light", temp_ccd=20.0, **camera)
+    few = frames(2, "dark", "few", temp_ccd=20.1, **camera)
+    many = [frame("many", "dark", is_master=True, stack_count=40, temp_ccd=20.3, **camera)]
+    assert of_light(lights + few + many, "dark").chosen == "master-dark-300s-g100-o50-20C"
+    far = [frame("far", "dark", is_master=True, stack_count=40, temp_ccd=22.0, **camera)]
+    assert of_light(lights + few + far, "dark").chosen == "dark-300s-g100-o50-20C"
+
+
+def test_overscan_in_the_lights_alone_refuses_darks_by_name_of_the_size():
+    match = of_light(frames(3, "light", width=424, height=302) + frames(6, "dark"), "dark")
+    assert (match.chosen, failed(match)) == (None, ["width", "height"])
+
+
+def test_nearest_miss_is_found_behind_many_farther_ones():
+    far = [f for n in range(2 * CANDIDATES_KEPT) for f in frames(1, "dark", f"d{n}", gain=200.0, exposure=100.0 + n)]
+    match = of_light(frames(3, "light") + far + frames(1, "dark", "near", gain=300.0), "dark")
+    assert match.candidates[0].id == "dark-300s-g300-o50-m10C"
+    assert failed(match) == ["gain"]

@@ -66,6 +66,18 @@ def test_rejection_is_defined_for_any_number_of_frames(which: str):
     limits = [row.up_to for row in rows]
     assert limits[-1] == 0 and limits[:-1] == sorted(set(limits[:-1]))
     assert {row.algorithm for row in rows} <= set(ALGORITHMS)
+    suited = load_rules().integration.algorithms
+    smallest = [1, *(limit + 1 for limit in limits[:-1])]
+    assert all(suited[row.algorithm].frames <= count for row, count in zip(rows, smallest, strict=True))
+
+
+def test_every_rejection_algorithm_has_limits_of_its_own():
+    from typing import get_args
+
+    from wbpy.kernels.rejection import ALGORITHMS
+    from wbpy.stages.masters import Rejection
+
+    assert set(load_rules().integration.algorithms) == set(ALGORITHMS) == set(get_args(Rejection)) - {"auto"}
 
 
 def test_presets_set_only_parameters_that_exist():
