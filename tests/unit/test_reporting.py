@@ -1,18 +1,24 @@
 """Reports and progress: what people read, from hand-made values."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import pandas as pd
 import pytest
 from rich.console import Console
 
+from wbpy.costs import Forecast
 from wbpy.engine.events import Event
 from wbpy.model import (
     Candidate,
+    Change,
+    Comparison,
     Estimate,
     Finding,
+    Frame,
     FrameResult,
     Group,
     HeldBack,
@@ -27,7 +33,7 @@ from wbpy.model import (
 )
 from wbpy.reporting import wording
 from wbpy.reporting.progress import Display
-from wbpy.reporting.terminal import make_console, show_plan, show_run, show_scan
+from wbpy.reporting.terminal import make_console, show_comparison, show_plan, show_run, show_scan
 
 LIGHTS = Group(
     id="light-M42-Ha-120s",
@@ -179,6 +185,18 @@ def test_plan_numbers_its_steps_in_order():
     assert text.index("masters/dark-120s") < text.index("calibrate/light-M42") < text.index("integrate/i")
 
 
+def test_long_plans_are_cut_and_count_what_is_left_out_unless_verbose():
+    groups = tuple(msgspec.structs.replace(DARKS, id=f"dark-{number:03}") for number in range(200))
+    matches = tuple(msgspec.structs.replace(MATCH, subject=group.id) for group in groups)
+    steps = tuple(step(f"masters/{group.id}", "masters", group.id) for group in groups)
+    plan = make_plan(groups=groups, matches=matches, steps=steps)
+    text = words(shown(show_plan, plan))
+    assert text.count("and 80 more; -v shows them") == 2
+    assert "and 140 more groups; -v shows them" in text
+    assert "dark-199" not in text
+    assert words(shown(show_plan, plan, verbosity=1)).count("masters/dark-199") == 1
+
+
 def test_plan_ends_with_one_line_that_sums_it_up():
     last = shown(show_plan, make_plan()).strip().splitlines()[-1]
     assert last == (
@@ -191,6 +209,89 @@ def test_plan_states_its_cost_and_how_to_run_it():
     text = shown(show_plan, make_plan())
     assert "It reads 1.23 GB, writes 480 MB, needs up to 2 GB of memory and takes about 3 min 20 s." in text
     assert str(Path("/out/plan.json")) in text
+
+
+FORECAST = Forecast(
+    seconds=95.0,
+    phases={"lights": 95.0},
+    runs=3,
+    workers=4,
+    disk_needed=480_000_000,
+    disk_free=3 * 10**9,
+)
+
+
+def shown_with(forecast: Forecast, verbosity: int = 0) -> str:
+    return shown(lambda console, plan, verbosity: show_plan(console, plan, verbosity, forecast), make_plan())
+
+
+def test_plan_states_its_cost_on_this_machine_where_that_is_known():
+    text = shown_with(FORECAST)
+    assert (
+        "It reads 1.23 GB, writes 480 MB (3 GB are free), needs up to 2 GB of memory and takes about 1 min 35 s with "
+        "4 threads, as 3 earlier runs on this machine took."
+    ) in text
+    assert "by rates of another machine: the first run will measure this one." in shown_with(replace(FORECAST, runs=0))
+    assert "refuse to start" not in text
+
+
+def test_plan_warns_of_a_disk_that_is_too_small():
+    text = shown_with(replace(FORECAST, disk_free=10**6))
+    assert "The disk has 1 MB free, 480 MB are needed: wbpy run will refuse to start." in text
+
+
+def test_plan_shows_the_coverage_and_the_formula_of_each_group_of_lights():
+    lights = replace_frames(LIGHTS, night="2026-01-05")
+    text = words(shown(show_plan, make_plan(frames=lights)))
+    assert "2026-01-05 unnamed target Ha 120 s 2 dark 2, compromise - -" in text
+    assert "formula L - D dark dark-120s" in text
+
+
+def replace_frames(group: Group, **changes: object) -> tuple[Frame, ...]:
+    """Return frames for the paths of a group, of which only what the report needs is known."""
+    unknown = dict.fromkeys(Frame.__struct_fields__[: -len(Frame.__struct_defaults__)])
+    known = {"role": group.role, "is_master": False, "format": "fits", "calibrated": False, **changes}
+    return tuple(Frame(**(unknown | known | {"path": path})) for path in group.frames)
+
+
+def test_plan_names_files_that_take_no_part_with_the_reason():
+    held = tuple(HeldBack(path=f"/in/p{number}.jpg", finding="FIL006") for number in range(5))
+    told = tuple(finding("FIL006", "warning", "This is a picture.", one.path) for one in held)
+    text = words(shown(show_plan, make_plan(held_back=held, findings=told)))
+    assert "file 5 FIL006: This is a picture. p0.jpg … p4.jpg" in text
+    assert "p3.jpg" not in text.partition("Findings")[0]
+    assert "p3.jpg" in shown(show_plan, make_plan(held_back=held, findings=told), verbosity=1)
+
+
+def test_comparison_shows_each_kind_of_change_with_before_after_and_why():
+    changes = (
+        Change(kind="frame", action="added", subject="/in/new.fits", after="light", why="new file"),
+        Change(kind="match", action="changed", subject="dark for l", before="d1", after=None, why="d1: gain differs"),
+        Change(kind="step", action="changed", subject="integrate/i", why="high 2.5 instead of 3.0 (--set)"),
+        Change(kind="finding", action="removed", subject="PLN002 d1", before="warning", why="no longer the case"),
+        Change(kind="cost", action="changed", subject="bytes_read", before=1_000, after=2_000_000, why="estimate"),
+        Change(kind="cost", action="changed", subject="seconds", before=10.0, after=75.0, why="estimate"),
+    )
+    compared = Comparison(old="/a", new="/b", changes=changes, unchanged_steps=7)
+
+    def show(console: Console, compared: Comparison, verbosity: int) -> None:
+        show_comparison(console, compared, make_plan(findings=()), verbosity)
+
+    text = words(shown(show, compared))
+    assert "+ new.fits light new file" in text
+    assert "~ dark for l d1 -> none d1: gain differs" in text
+    assert "~ integrate/i high 2.5 instead of 3.0 (--set)" in text
+    assert "- PLN002 d1 warning no longer the case" in text
+    assert "bytes_read 1 kB -> 2 MB" in text
+    assert "seconds 10 s -> 1 min 15 s" in text
+    assert text.index("new.fits") < text.index("dark for l") < text.index("integrate/i") < text.index("bytes_read")
+    assert text.endswith(
+        "Plan against the earlier one: 1 file added, 1 match changed, 1 step changed, 1 finding removed, "
+        "7 steps unchanged. No findings."
+    )
+    quiet = words(shown(show, compared, verbosity=-1))
+    assert "dark for l" in quiet
+    assert "integrate/i" not in quiet
 
 
 def test_plan_says_when_no_master_serves_and_why():
@@ -330,6 +431,22 @@ def test_run_names_steps_that_failed_even_when_quiet():
     assert "Failed, 1 step not done: " in text
 
 
+def test_run_that_lost_something_names_what_to_begin_with():
+    errors = (
+        finding("FIL003", "error", "ends early", "/in/light_3.fits"),
+        finding("ENG002", "error", "the disk is full", "integrate/i"),
+    )
+    steps = (
+        StepResult(id="weigh/i", outcome="blocked", seconds=0.0, why="normalize/i failed"),
+        StepResult(id="integrate/i", outcome="failed", seconds=1.0, why="the disk is full"),
+    )
+    text = words(shown(show_run, make_run(steps=steps, findings=errors, outcome="failed"), verbosity=-1))
+    assert "Begin with ENG002: Take more darks. Then run the same command again: finished work is kept." in text
+    assert text.index("integrate/i failed") < text.index("weigh/i blocked")
+    assert "Begin with FIL003" in shown(show_run, make_run(findings=errors[:1]))
+    assert "Begin with" not in shown(show_run, make_run(findings=errors, outcome="done"))
+
+
 @pytest.mark.parametrize(
     ("outcome", "start"),
     [("done", "Done: 1 integration and 1 master in"), ("reused", "Nothing had changed"), ("cancelled", "Stopped")]
@@ -446,3 +563,12 @@ def test_reading_and_running_share_one_terminal():
         for event in RUN:
             display(event)
     assert "calibrate/a: done" in console.file.getvalue()
+
+
+def test_master_that_the_user_does_not_want_is_shown_as_a_choice():
+    from wbpy.reporting.terminal import _why_none
+
+    refused = Match(subject="light-1", role="dark", chosen=None, rule="pin", candidates=())
+    assert _why_none(refused) == "by your choice"
+    missing = Match(subject="light-1", role="dark", chosen=None, rule="light.dark.none", candidates=())
+    assert "there are no frames that could serve as dark" in _why_none(missing)

@@ -13,12 +13,16 @@ from typing import Any
 import msgspec
 
 from wbpy.config import SETTINGS
-from wbpy.rules import FindingRule, Rules, load_rules
+from wbpy.rules import FieldOverride, FindingRule, Rules, load_rules
 from wbpy.stages import STAGES
 from wbpy.stages.base import Stage
 
 BEGIN = "<!-- From here to the end mark: python -m wbpy.reporting.pages docs -->"
 END = "<!-- End of the generated part -->"
+PROGRAMS = (
+    "<!-- Generated from rules/dialects, fields.toml, roles.toml and filters.toml by "
+    "python -m wbpy.reporting.pages docs; edit the rules instead. -->"
+)
 WHOLE = "<!-- Generated from rules/findings by python -m wbpy.reporting.pages docs; edit the rules instead. -->"
 
 
@@ -81,6 +85,86 @@ def stage_block(stage: Stage) -> str:
     )
 
 
+def programs_page(rules: Rules) -> str:
+    """Return the list of the programs that are understood, and what is read of each, as Markdown."""
+    names = sorted(rules.dialects.values(), key=lambda dialect: dialect.name.casefold())
+    parts = [
+        PROGRAMS,
+        "# Which programs are understood",
+        f"wbpy knows the headers of {len(names)} capture and processing programs. What is not among them is read by "
+        "the general keywords below, which nearly all programs share. How to add a program or a keyword: "
+        "[teach wbpy your camera](teach_your_camera.md).",
+        _table(
+            ("program", "recognised by", "read differently", "to know"),
+            [
+                (
+                    _cell(dialect.name),
+                    "; ".join(_mark(keyword, start) for keyword, start in dialect.identify),
+                    "; ".join(f"`{field}`: {_override(change)}" for field, change in dialect.fields.items()) or "-",
+                    _cell(" ".join(dialect.notes)) or "-",
+                )
+                for dialect in names
+            ],
+        ),
+        "## Keywords that are read of every program",
+        "In this order; the first that is there and can be understood counts. What means unknown is not taken as a "
+        "value.",
+        _table(
+            ("field", "keywords", "unit", "means unknown", "meaning"),
+            [
+                (
+                    f"`{field.id}`",
+                    " ".join(f"`{keyword}`" for keyword in field.keywords),
+                    field.unit or "-",
+                    ", ".join(f"`{value}`" for value in field.missing if value != "") or "-",
+                    _cell(field.meaning),
+                )
+                for field in rules.fields.values()
+            ],
+        ),
+        "## Frame types",
+        f"The type stands in {', '.join(f'`{keyword}`' for keyword in rules.roles.keywords)}. Values are compared "
+        "whole, without regard to case, blanks, dashes and underscores.",
+        _table(
+            ("type", "spellings in headers", "words in folder and file names"),
+            [
+                (
+                    role.replace("_", "-"),
+                    ", ".join(f"`{value}`" for value in values),
+                    ", ".join(f"`{word}`" for word in rules.roles.path_words.get(role, ())) or "-",
+                )
+                for role, values in rules.roles.header.items()
+            ],
+        ),
+        "## Filters",
+        _table(
+            ("filter", "other spellings"),
+            [
+                (f"`{one.id}`", ", ".join(f"`{alias}`" for alias in one.aliases) or "-")
+                for one in rules.filters.values()
+            ],
+        ),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _mark(keyword: str, start: str) -> str:
+    return f"`{keyword}` begins with `{_cell(start)}`" if start else f"`{keyword}` is there"
+
+
+def _override(change: FieldOverride) -> str:
+    said = []
+    if change.keywords is not None:
+        said.append(" ".join(f"`{keyword}`" for keyword in change.keywords) or "not taken")
+    if change.normalise is not None:
+        said.append(f"as {change.normalise.replace('_', ' ')}")
+    if change.by_keyword is not None:
+        said.append(", ".join(f"`{keyword}` as {way.replace('_', ' ')}" for keyword, way in change.by_keyword.items()))
+    if change.missing is not None:
+        said.append(f"unknown when {', '.join(f'`{value}`' for value in change.missing)}")
+    return ", ".join(said)
+
+
 def parameters_table(kind: type[msgspec.Struct]) -> str:
     """Return the parameters of a section as a Markdown table: name, default, allowed values, meaning."""
     schema = msgspec.json.schema(kind)
@@ -117,6 +201,7 @@ def contents(docs: Path, rules: Rules, stages: Sequence[Stage]) -> dict[Path, st
         pages[docs / "findings" / f"{rule.id}.md"] = finding_page(rule, raised.get(rule.id, []))
     blocks = {docs / "stages" / f"{stage.name}.md": stage_block(stage) for stage in stages}
     blocks[docs / "configuration.md"] = configuration_block()
+    pages[docs / "programs.md"] = programs_page(rules)
     return pages | {path: _replace(path, block) for path, block in blocks.items()}
 
 

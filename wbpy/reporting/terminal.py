@@ -6,6 +6,7 @@ Verbosity: below 0 errors and the closing line, 0 the report, above 0 also notes
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,28 +15,49 @@ from typing import TYPE_CHECKING
 
 from wbpy.model import (
     Candidate,
+    Change,
+    Comparison,
     Finding,
     FrameResult,
     Group,
-    HeldBack,
     Match,
     Param,
     Plan,
     Product,
     Reason,
     Run,
-    Severity,
+    Scalar,
     Step,
     reason_text,
 )
-from wbpy.reporting.wording import count, duration, listing, plain, sentence, size, value
+from wbpy.reporting.plan_view import (
+    SEVERITIES,
+    PlanView,
+    Serving,
+    Unused,
+    bundles,
+    files_text,
+    target_of,
+)
+from wbpy.reporting.wording import (
+    comparison_summary,
+    count,
+    duration,
+    listing,
+    plain,
+    plan_summary,
+    quoted,
+    sentence,
+    size,
+    value,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from wbpy.catalog import Catalog
+    from wbpy.costs import Forecast
 
-SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 STYLES = {"error": "bold red", "warning": "yellow", "info": "dim"}
 NAMES = {"error": "error", "warning": "warning", "info": "note"}
 
@@ -44,6 +66,9 @@ BESIDE = ("preview", "rejection_low", "rejection_high")
 
 SHOWN = 3
 """How many findings of one kind, failed requirements or equal fields are listed without -v."""
+
+LINES = 120
+"""How many groups and steps are listed without -v; of the groups with their masters half as many."""
 
 TELLING = {
     "object": True,
@@ -89,7 +114,7 @@ def show_scan(console: Console, catalog: Catalog, saved: Path | None, verbosity:
                 ],
             )
             console.print()
-    _held_back(console, catalog.held_back, verbosity)
+    _held_back(console, catalog, verbosity)
     _findings(console, catalog.findings, verbosity)
     if saved is not None:
         console.print(f"The catalog is saved in {plain(str(saved))}", soft_wrap=True)
@@ -99,29 +124,61 @@ def show_scan(console: Console, catalog: Catalog, saved: Path | None, verbosity:
     console.print(_closing(f"Scan: {', '.join(parts)}", catalog.findings), style="bold")
 
 
-def show_plan(console: Console, plan: Plan, verbosity: int = 0) -> None:
-    """Write a plan: groups, matches with their reasons, ordered steps, findings, cost and one closing line."""
+def show_plan(console: Console, plan: Plan, verbosity: int = 0, forecast: Forecast | None = None) -> None:
+    """Write a plan: coverage, groups, matches with their reasons, ordered steps, findings, cost, one closing line.
+
+    The cost is that of `forecast`, which knows this machine; without it, the plan's own estimate.
+    """
+    view = PlanView(plan)
+    if verbosity >= 0 and view.coverage:
+        _heading(console, "Coverage")
+        _coverage(console, view, verbosity)
     if verbosity >= 0 and plan.groups:
         _heading(console, "Groups")
         _groups(console, plan.groups, verbosity)
         _heading(console, "Masters for each group, and why")
-        _matches(console, plan, verbosity)
+        _matches(console, view, verbosity)
     if verbosity >= 0 and plan.steps:
         _heading(console, "Steps, in this order")
         _steps(console, plan.steps, verbosity)
-    _held_back(console, plan.held_back, verbosity)
+    if verbosity >= 0 and view.unused:
+        _heading(console, "Files that take no part, and why")
+        _unused(console, view.unused, verbosity)
     _findings(console, plan.findings, verbosity)
-    estimate = plan.estimate
     if verbosity >= 0 and plan.steps:
+        console.print(_cost(plan, forecast), soft_wrap=True)
+    if forecast is not None and forecast.short and forecast.disk_free is not None:
         console.print(
-            f"It reads {size(estimate.bytes_read)}, writes {size(estimate.bytes_written)}, needs up to "
-            f"{size(estimate.peak_memory)} of memory and takes about {duration(estimate.seconds)}."
+            f"The disk has {size(forecast.disk_free)} free, {size(forecast.disk_needed)} are needed: wbpy run will "
+            f"refuse to start. Free some space, or choose another disk with -o.",
+            style=STYLES["error"],
+            soft_wrap=True,
         )
     if plan.steps:
-        file = plain(str(PurePath(plan.out) / "plan.json"))
-        quoted = f'"{file}"' if " " in file else file
-        console.print(f"To run it unchanged: wbpy run {quoted}", soft_wrap=True)
-    console.print(_closing(_plan_line(plan), plan.findings), style="bold")
+        console.print(f"To read it in a browser: {quoted(str(PurePath(plan.out) / 'plan.html'))}", soft_wrap=True)
+        console.print(f"To run it unchanged: wbpy run {quoted(str(PurePath(plan.out) / 'plan.json'))}", soft_wrap=True)
+    summary = plan_summary(plan)
+    console.print(_closing(f"Plan: {summary[:1].lower()}{summary[1:]}", plan.findings), style="bold")
+
+
+def show_comparison(console: Console, comparison: Comparison, plan: Plan, verbosity: int = 0) -> None:
+    """Write what changed from an earlier plan to `plan`, by kind, and one closing line."""
+    by_kind: dict[str, list[Change]] = defaultdict(list)
+    for change in comparison.changes:
+        by_kind[change.kind].append(change)
+    for kind, title in COMPARED.items():
+        # Steps follow from the rest: quiet shows masters and findings, which decide what comes out.
+        if not by_kind[kind] or (verbosity < 0 and kind not in ("match", "finding")):
+            continue
+        _heading(console, title)
+        rows = [[MARKS[change.action], _subject(change), _transition(change), change.why] for change in by_kind[kind]]
+        _table(console, ["", "what", "change", "why"], _some(rows, verbosity, column=1))
+        console.print()
+    if plan.steps:
+        console.print(f"To run the new plan: wbpy run {quoted(str(PurePath(plan.out) / 'plan.json'))}", soft_wrap=True)
+    console.print(
+        _closing(f"Plan against the earlier one: {comparison_summary(comparison)}", plan.findings), style="bold"
+    )
 
 
 def show_run(console: Console, run: Run, verbosity: int = 0) -> None:
@@ -140,7 +197,8 @@ def show_run(console: Console, run: Run, verbosity: int = 0) -> None:
         shown = [[PurePath(frame.path).name, _why_left_out(frame, reasons[frame.path])] for frame in excluded + lost]
         _table(console, ["frame", "why"], _some(shown, verbosity))
         console.print()
-    broken = [step for step in run.steps if step.outcome in ("failed", "blocked")]
+    # What failed by itself comes before what only waited for it.
+    broken = [step for outcome in ("failed", "blocked") for step in run.steps if step.outcome == outcome]
     if broken:
         _heading(console, "Steps that were not done")
         _table(console, ["step", "outcome", "why"], [[step.id, step.outcome, step.why] for step in broken])
@@ -152,7 +210,21 @@ def show_run(console: Console, run: Run, verbosity: int = 0) -> None:
             console.print(f"Time in each stage, summed over workers: {listing(spent)}.")
     if verbosity >= 0:
         console.print(f"Log: {plain(run.log)}", soft_wrap=True)
+    first = _first_error(run)
+    if first is not None:
+        again = " Then run the same command again: finished work is kept."
+        console.print(plain(f"Begin with {first.id}: {first.remedy}{again}"), style="cyan", soft_wrap=True)
     console.print(_closing(_run_line(run, out), run.findings), style="bold")
+
+
+def _first_error(run: Run) -> Finding | None:
+    """Return the finding to begin with when a run lost something: the one about the first step that failed, if any."""
+    if run.outcome not in ("failed", "blocked", "partial"):
+        return None
+    errors = [finding for finding in run.findings if finding.severity == "error"]
+    failed = [step.id for step in run.steps if step.outcome == "failed"]
+    about_steps = [finding for step in failed for finding in errors if finding.subject == step]
+    return next(iter([*about_steps, *errors]), None)
 
 
 def _heading(console: Console, text: str) -> None:
@@ -178,11 +250,13 @@ def _cell(field: str, content: object) -> str:
     return value(field, content) if isinstance(content, str | int | float) else str(content)
 
 
-def _some(rows: list[list[str]], verbosity: int, shown: int = 20) -> list[list[str]]:
-    """Return all rows when verbose, else the first ones and a last row that counts the others."""
+def _some(rows: list[list[str]], verbosity: int, shown: int = 20, column: int = 0) -> list[list[str]]:
+    """Return all rows when verbose, else the first ones and a last row that counts the others in one column."""
     if verbosity > 0 or len(rows) <= shown:
         return rows
-    return [*rows[:shown], [f"and {len(rows) - shown} more; -v shows them", *[""] * (len(rows[0]) - 1)]]
+    last = [""] * len(rows[0])
+    last[column] = f"and {len(rows) - shown} more; -v shows them"
+    return [*rows[:shown], last]
 
 
 def _groups(console: Console, groups: Sequence[Group], verbosity: int) -> None:
@@ -199,7 +273,7 @@ def _groups(console: Console, groups: Sequence[Group], verbosity: int) -> None:
                 if name in told
             )
         rows.append([group.id, role if group.kind == "calibration" else group.kind, str(len(group.frames)), key])
-    _table(console, ["group", "role", "frames", "common to all"], rows, right=["frames"])
+    _table(console, ["group", "role", "frames", "common to all"], _some(rows, verbosity, LINES), right=["frames"])
     console.print()
 
 
@@ -207,21 +281,135 @@ def _words(name: str) -> str:
     return name.replace("_", "-" if name == "flat_dark" else " ")
 
 
-def _matches(console: Console, plan: Plan, verbosity: int) -> None:
+def _coverage(console: Console, view: PlanView, verbosity: int) -> None:
+    """Write each night, filter and exposure with what serves it and how far that is."""
+    rows = []
+    for row in view.coverage:
+        calibration = row.calibration
+        offset = calibration.flat.offset if calibration.flat is not None else None
+        subtracted = [serving for operator, serving in calibration.operations if operator != "/"]
+        rows.append(
+            [
+                row.night or "unknown",
+                target_of(calibration.group),
+                row.filter,
+                value("exposure", row.exposure),
+                str(row.frames),
+                ", ".join(_served(serving) for serving in subtracted) or "-",
+                _served(calibration.flat),
+                _served(offset),
+            ]
+        )
+    names = ["night", "target", "filter", "exposure", "lights", "dark or bias", "flat", "flat's offset"]
+    _table(console, names, _some(rows, verbosity, LINES), right=["exposure", "lights"])
+    console.print()
+
+
+def _served(serving: Serving | None) -> str:
+    """Return one cell of the coverage: what serves, how well, and how far it is in temperature and time."""
+    if serving is None:
+        return "-"
+    if serving.group is None:
+        return "none"
+    parts = [f"{serving.words} {'master' if serving.group.is_master else len(serving.group.frames)}"]
+    if serving.state != "exact":
+        parts.append(serving.state)
+    if serving.temperature is not None and serving.role != "flat" and abs(serving.temperature) >= 0.05:
+        parts.append(f"{serving.temperature:+.1f} degC")
+    if serving.age:
+        parts.append(count(serving.age, "day") if serving.age > 0 else f"{count(-serving.age, 'day')} after")
+    return ", ".join(parts)
+
+
+def _unused(console: Console, unused: Sequence[Unused], verbosity: int) -> None:
+    rows = []
+    for one in unused:
+        why = f"{one.finding}: {one.reason}" if one.finding and one.reason else one.finding or one.reason
+        which = (
+            ", ".join(PurePath(path).name for path in one.paths) if verbosity > 0 else files_text(one.paths, shown=2)
+        )
+        rows.append([one.group or one.what, str(len(one.paths)), why, which])
+    _table(console, ["what", "files", "why", "which"], _some(rows, verbosity), right=["files"])
+    console.print()
+
+
+def _cost(plan: Plan, forecast: Forecast | None) -> str:
+    """Return what the plan will cost in one sentence."""
+    estimate = plan.estimate
+    seconds, free, basis = estimate.seconds, "", ""
+    if forecast is not None:
+        seconds = forecast.seconds
+        free = "" if forecast.disk_free is None else f" ({size(forecast.disk_free)} are free)"
+        known = (
+            f"as {count(forecast.runs, 'earlier run')} on this machine took"
+            if forecast.runs
+            else "by rates of another machine: the first run will measure this one"
+        )
+        basis = f" with {count(forecast.workers, 'thread')}, {known}"
+    return (
+        f"It reads {size(estimate.bytes_read)}, writes {size(estimate.bytes_written)}{free}, needs up to "
+        f"{size(estimate.peak_memory)} of memory and takes about {duration(seconds)}{basis}."
+    )
+
+
+COMPARED = {
+    "setting": "Settings",
+    "frame": "Files",
+    "held_back": "Files held back",
+    "group": "Groups",
+    "match": "Masters for each group",
+    "step": "Steps",
+    "finding": "Findings",
+    "cost": "Cost",
+}
+"""Kinds of changes in the order in which one follows from the other, with their headings."""
+
+MARKS = {"added": "+", "changed": "~", "removed": "-"}
+
+
+def _subject(change: Change) -> str:
+    id, blank, rest = change.subject.partition(" ") if change.kind == "finding" else ("", "", change.subject)
+    path = PurePath(rest)
+    return f"{id}{blank}{path.name if path.is_absolute() else rest}"
+
+
+def _transition(change: Change) -> str:
+    """Return ``before -> after``, sizes and times with their units."""
+    if change.action == "changed" and change.before is None and change.after is None:
+        return ""
+
+    def word(content: Scalar) -> str:
+        if content is None:
+            return "none"
+        if change.kind == "cost" and isinstance(content, int | float):
+            return duration(content) if change.subject == "seconds" else size(content)
+        return f"{content:.6g}" if isinstance(content, float) else str(content)
+
+    if change.action == "added":
+        return "" if change.after is None else word(change.after)
+    return word(change.before) if change.action == "removed" else f"{word(change.before)} -> {word(change.after)}"
+
+
+def _matches(console: Console, view: PlanView, verbosity: int) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    groups = {group.id: group for group in plan.groups}
+    plan = view.plan
+    groups = view.groups
+    formulas = {one.group.id: one.formula for one in view.calibrations}
     by_subject: dict[str, list[Match]] = defaultdict(list)
     for match in plan.matches:
         by_subject[match.subject].append(match)
     if not by_subject:
         console.print("No group needs a master.")
-    for subject, matches in by_subject.items():
+    shown = len(by_subject) if verbosity > 0 else LINES // 2
+    for subject, matches in itertools.islice(by_subject.items(), shown):
         console.print(f"{plain(subject)} ({_frames_of(groups.get(subject))})", style="bold", soft_wrap=True)
         grid = Table.grid(padding=(0, 2))
         grid.add_column(no_wrap=True)
         grid.add_column(overflow="fold")
+        if subject in formulas:
+            grid.add_row("  formula", Text(formulas[subject]))
         for match in matches:
             chosen = next((one for one in match.candidates if one.verdict == "chosen"), None)
             if match.chosen is None:
@@ -236,6 +424,8 @@ def _matches(console: Console, plan: Plan, verbosity: int) -> None:
             for other in others if verbosity > 0 else _nearest_refused(others):
                 grid.add_row("", Text(plain(_other(other, verbosity)), style="dim"))
         console.print(grid)
+    if len(by_subject) > shown:
+        console.print(f"and {count(len(by_subject) - shown, 'more group', 'more groups')}; -v shows them")
     console.print()
 
 
@@ -246,6 +436,8 @@ def _frames_of(group: Group | None) -> str:
 
 
 def _why_none(match: Match) -> str:
+    if match.rule == "pin":
+        return "by your choice"
     if not match.candidates:
         return f"there are no frames that could serve as {_words(match.role)} (rule {match.rule})"
     return f"no candidate satisfies the requirements (rule {match.rule})"
@@ -288,7 +480,7 @@ def _steps(console: Console, steps: Sequence[Step], verbosity: int) -> None:
         if chosen:
             why += f" Parameters: {_params(chosen)}."
         rows.append([str(number), step.id, why])
-    _table(console, ["", "step", "why"], rows, right=[""])
+    _table(console, ["", "step", "why"], _some(rows, verbosity, LINES, column=1), right=[""])
     console.print()
 
 
@@ -329,12 +521,16 @@ def _products(console: Console, products: Sequence[Product], out: Path, verbosit
     console.print()
 
 
-def _held_back(console: Console, held_back: Sequence[HeldBack], verbosity: int) -> None:
-    if not held_back or verbosity < 0:
+def _held_back(console: Console, catalog: Catalog, verbosity: int) -> None:
+    if not catalog.held_back or verbosity < 0:
         return
     _heading(console, "Held back: these files take no part")
-    rows = [[PurePath(one.path).name, one.finding] for one in held_back]
-    _table(console, ["file", "finding"], _some(rows, verbosity, shown=10))
+    about = {(finding.id, finding.subject): finding.message for finding in catalog.findings}
+    rows = [
+        [PurePath(one.path).name, ": ".join(filter(None, (one.finding, about.get((one.finding, one.path)))))]
+        for one in catalog.held_back
+    ]
+    _table(console, ["file", "why"], _some(rows, verbosity, shown=10))
     console.print()
 
 
@@ -344,26 +540,24 @@ def _findings(console: Console, findings: Sequence[Finding], verbosity: int) -> 
     from rich.text import Text
 
     visible = {"error"} if verbosity < 0 else {"error", "warning"} if verbosity == 0 else set(SEVERITIES)
-    bundles: dict[tuple[int, str, str], list[Finding]] = defaultdict(list)
-    for finding in findings:
-        if finding.severity in visible:
-            bundles[SEVERITIES.index(finding.severity), finding.id, finding.remedy].append(finding)
-    if bundles:
+    shown_findings = [finding for finding in findings if finding.severity in visible]
+    found = bundles(shown_findings)
+    if found:
         _heading(console, "Findings")
         grid = Table.grid(padding=(0, 2))
         grid.add_column(no_wrap=True)
         grid.add_column(no_wrap=True)
         grid.add_column(overflow="fold")
-        for (rank, id, remedy), members in sorted(bundles.items(), key=lambda item: item[0][:2]):
-            severity = SEVERITIES[rank]
+        for bundle in found:
+            severity, members = bundle.severity, bundle.members
             shown = members if verbosity > 0 else members[:SHOWN]
             for number, finding in enumerate(shown):
-                label = (Text(NAMES[severity], style=STYLES[severity]), id) if number == 0 else ("", "")
+                label = (Text(NAMES[severity], style=STYLES[severity]), bundle.id) if number == 0 else ("", "")
                 grid.add_row(*label, plain(sentence(finding)))
             if len(members) > len(shown):
                 grid.add_row("", "", f"and {len(members) - len(shown)} more like this; -v shows them")
-            guide = f" (guide, section {members[0].guide.lstrip('§')})" if members[0].guide else ""
-            grid.add_row("", "", Text(plain(f"To do: {remedy}{guide}"), style="cyan"))
+            guide = f" (guide, section {bundle.guide.lstrip('§')})" if bundle.guide else ""
+            grid.add_row("", "", Text(plain(f"To do: {bundle.remedy}{guide}"), style="cyan"))
         console.print(grid)
         console.print()
 
@@ -373,22 +567,6 @@ def _closing(text: str, findings: Sequence[Finding]) -> str:
     numbers = Counter(finding.severity for finding in findings)
     counted = [count(numbers[severity], NAMES[severity]) for severity in SEVERITIES if numbers[severity]]
     return f"{text}. {', '.join(counted).capitalize() if counted else 'No findings'}."
-
-
-def _plan_line(plan: Plan) -> str:
-    if not plan.steps:
-        return "Plan: nothing to do"
-    stages = Counter(step.stage for step in plan.steps)
-    groups = {group.id: group for group in plan.groups}
-    lights = sum(len(groups[step.group].frames) for step in plan.steps if step.stage == "calibrate")
-    parts = [
-        f"{count(stages['masters'], 'master')} to make",
-        f"{count(lights, 'light')} to calibrate",
-        f"{count(stages['integrate'], 'integration')} to make",
-    ]
-    if plan.held_back:
-        parts.append(f"{count(len(plan.held_back), 'file')} held back")
-    return f"Plan: {', '.join(parts)}"
 
 
 def _run_line(run: Run, out: Path) -> str:

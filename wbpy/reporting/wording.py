@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import PurePath
 
-from wbpy.model import Finding, Scalar
+from wbpy.model import Comparison, Finding, Plan, Scalar
 
 UNITS = {
     "exposure": "s",
@@ -88,3 +89,56 @@ def sentence(finding: Finding) -> str:
     subject, known = (path.name, path.stem) if path.is_absolute() else (finding.subject, finding.subject)
     named = re.search(rf"(?<!\w){re.escape(known)}(?!\w)", finding.message)
     return finding.message if named or not subject else f"{subject}: {finding.message}"
+
+
+def quoted(path: str) -> str:
+    """Return a path as it is typed in a shell: in quotes when it holds blanks."""
+    return f'"{plain(path)}"' if " " in path else plain(path)
+
+
+def plan_summary(plan: Plan) -> str:
+    """Return a plan in one line: what is made of what, and what takes no part."""
+    if not plan.steps:
+        return "Nothing to do"
+    stages = Counter(step.stage for step in plan.steps)
+    groups = {group.id: group for group in plan.groups}
+    lights = sum(len(groups[step.group].frames) for step in plan.steps if step.stage == "calibrate")
+    parts = [
+        f"{count(stages['masters'], 'master')} to make",
+        f"{count(lights, 'light')} to calibrate",
+        f"{count(stages['integrate'], 'integration')} to make",
+    ]
+    if plan.held_back:
+        parts.append(f"{count(len(plan.held_back), 'file')} held back")
+    return ", ".join(parts)
+
+
+KINDS = {
+    "frame": ("file", "files"),
+    "held_back": ("file held back", "files held back"),
+    "setting": ("setting", "settings"),
+    "group": ("group", "groups"),
+    "match": ("match", "matches"),
+    "step": ("step", "steps"),
+    "finding": ("finding", "findings"),
+}
+
+
+def comparison_summary(comparison: Comparison) -> str:
+    """Return what changed between two plans in one line: ``2 files added, 1 match changed, 12 steps unchanged``."""
+    numbers: Counter[tuple[str, str]] = Counter()
+    seen: set[tuple[str, str, str]] = set()
+    for change in comparison.changes:
+        # A file of which several header values changed is one file.
+        if change.kind in KINDS and (change.kind, change.action, change.subject) not in seen:
+            seen.add((change.kind, change.action, change.subject))
+            numbers[change.kind, change.action] += 1
+    if not numbers:
+        return "nothing changed"
+    parts = [
+        f"{count(numbers[kind, action], *words)} {action}"
+        for kind, words in KINDS.items()
+        for action in ("added", "changed", "removed")
+        if numbers[kind, action]
+    ]
+    return ", ".join([*parts, f"{count(comparison.unchanged_steps, 'step')} unchanged"])
