@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wbpy.engine import products
+import msgspec
+
+from wbpy.engine import overscanning, products
 from wbpy.engine.context import Context, FrameReader
+from wbpy.engine.overscanning import RawReader
 from wbpy.engine.store import StoredImage, make_key
 from wbpy.errors import ReadError
 from wbpy.io.products import write_fits
 from wbpy.model import Frame, Group, Outcome, Product, Step
-from wbpy.stages import calibrate, cosmetic, masters, measure
+from wbpy.stages import calibrate, cosmetic, levels, linedefects, masters, measure
 from wbpy.stages.calibrate import CalibrateParams, Calibration
 from wbpy.stages.cosmetic import CosmeticParams
+from wbpy.stages.linedefects import LineDefectsParams
 from wbpy.stages.masters import MastersParams
 from wbpy.stages.measure import Measurement, MeasureParams
 
@@ -32,13 +38,59 @@ class MasterFile:
     path: Path
     key: str
     dn_per_unit: float
+    pedestal: float = 0.0
+    """DN that its pixels are too high by on purpose."""
+    noise: float = math.nan
+    """Noise of its pixels in time, DN; NaN when it is not known."""
+    exposure: float | None = None
+    """Seconds."""
+    temperature: float | None = None
+    """Degrees C."""
+    overscan: float | None = None
+    """Level of the overscan in its frames, DN."""
+    fit: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]] | None = None
+    """Brings the pixels into the geometry of the frames that it serves."""
 
     def read(self) -> npt.NDArray[np.float32]:
-        """Return the (H, W) image, DN."""
+        """Return the (H, W) image, DN, its pedestal taken off."""
+        import numpy as np
+
         from wbpy.io.images import open_image
 
         with open_image(self.path, self.dn_per_unit) as image:
-            return image.read()
+            pixels = image.read()
+        if self.fit is not None:
+            pixels = self.fit(pixels)
+        return pixels - np.float32(self.pedestal) if self.pedestal else pixels
+
+
+class _Lowered:
+    """A raw frame read with its pedestal, or a part of it, taken off."""
+
+    def __init__(self, reader: RawReader, pedestal: float) -> None:
+        self._reader = reader
+        self._pedestal = pedestal
+
+    @property
+    def name(self) -> str:
+        """File name."""
+        return self._reader.name
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self._reader.shape
+
+    def read(self, y0: int, y1: int) -> npt.NDArray[np.float32]:
+        """Return rows as (y1 - y0, width) float32, DN."""
+        import numpy as np
+
+        return self._reader.read(y0, y1) - np.float32(self._pedestal)
+
+    def words(self, y0: int, y1: int) -> tuple[npt.NDArray[np.uint16], float] | None:
+        """Return the stored words of these rows and what to add to them."""
+        stored = self._reader.words(y0, y1)
+        return None if stored is None else (stored[0], stored[1] - self._pedestal)
 
 
 @dataclass(frozen=True)
@@ -49,13 +101,21 @@ class Treated:
     key: str
     image: StoredImage
     measurement: Measurement
+    numbers: dict[str, float | None]
+    """What the calibration found, see `Calibrated.numbers`."""
+    statistics: list[list[Any]]
+    """Rows of the statistics table, one for each plane of the raw frame."""
 
 
 def cfa_matrix(frame: Frame) -> npt.NDArray[np.uint8] | None:
-    """Return the (2, 2) colours of a frame's CFA, 0 R, 1 G, 2 B; None for mono."""
+    """Return the (2, 2) colours of a frame's CFA, 0 R, 1 G, 2 B; None for mono.
+
+    None for the 6x6 pattern of X-Trans, too: only calibration frames come here with it, and their masters need no
+    colours.
+    """
     import numpy as np
 
-    if frame.cfa is None:
+    if frame.cfa is None or len(frame.cfa) != 4:
         return None
     return np.array(["RGB".index(colour) for colour in frame.cfa], np.uint8).reshape(2, 2)
 
@@ -68,6 +128,8 @@ def make_master(context: Context, step: Step, done: dict[str, MasterFile]) -> tu
     outcome, why
         ``blocked`` when a flat's own master is missing, ``failed`` when no frame can be read.
     """
+    import numpy as np
+
     group = context.groups[step.group]
     role = group.role
     params = context.params(step, MastersParams)
@@ -84,11 +146,15 @@ def make_master(context: Context, step: Step, done: dict[str, MasterFile]) -> tu
         context.find("MAS002", step.id, frames=len(group.frames))
         return "failed", "no frame can be read"
     frames = [reader.frame for reader in readers]
+    pedestals = [frame.pedestal or 0.0 for frame in frames]
+    # What all frames carry may stay in a master, which keeps its pixels above zero; a flat must lose it.
+    common = 0.0 if role == "flat" else max(0.0, max(pedestals))
     key = make_key(
         context.params_key(step),
         role,
-        [[context.digest(frame.path), frame.dn_per_unit] for frame in frames],
+        [[context.digest(frame.path), frame.dn_per_unit, frame.pedestal] for frame in frames],
         provider.key if provider else None,
+        *overscanning.settings_key(context),
     )
     path = context.out / Path(step.outputs[0].path or "").relative_to(context.plan.out)
     about = context.store.product(key, path)
@@ -99,23 +165,35 @@ def make_master(context: Context, step: Step, done: dict[str, MasterFile]) -> tu
     else:
         why = "made from its frames"
         calibration = provider.read() if provider else None
-        master = masters.run(params, context.work(step), readers, role, calibration)
+        lowered = [
+            _Lowered(reader, pedestal - common) if pedestal != common else reader
+            for reader, pedestal in zip(readers, pedestals, strict=True)
+        ]
+        master = masters.run(params, context.work(step), lowered, role, calibration, cfa_matrix(frames[0]))
+        # Without an offset the noise of a master reaches below zero, where a file would cut it.
+        lift = 0.0 if role == "flat" else float(max(0, math.ceil(-_least(master.image))))
         about = {
-            "level_dn": float(_finite_median(master.image)),
-            "levels_dn": list(master.levels),
+            "pedestal": common + lift,
+            "level_dn": float(_finite_median(master.image)) - common,
+            "levels_dn": [level - common for level in master.levels],
             "rejected_low": list(master.rejected_low),
             "rejected_high": list(master.rejected_high),
+            "noise": dataclasses.asdict(master.noise),
+            "statistics": [[plane.row() for plane in planes] for planes in master.frames],
         }
-        pixels, _, _ = products.to_unit_range(master.image)
+        pixels, _, _ = products.to_unit_range(master.image + np.float32(lift) if lift else master.image)
         path.parent.mkdir(exist_ok=True)
         names = {name: Path(provider.path).name for name in step.inputs if name != "frames" and provider}
         write_fits(
             path,
             pixels,
-            products.master_cards(role, frames, frames[0].cfa, key),
+            products.master_cards(role, frames, frames[0].cfa, key) + _master_numbers(about),
             products.history([step], names, frames),
         )
         context.store.put_product(key, path, about)
+    _write_statistics(
+        context, group, [(frame.path, rows) for frame, rows in zip(frames, about["statistics"], strict=True)]
+    )
     for frame, level, low, high in zip(
         frames, about["levels_dn"], about["rejected_low"], about["rejected_high"], strict=True
     ):
@@ -124,12 +202,7 @@ def make_master(context: Context, step: Step, done: dict[str, MasterFile]) -> tu
         limit = context.rules.findings["MAS003"].limits["share"]
         if low + high > limit:
             context.find("MAS003", frame.path, percent=100 * (low + high), limit_percent=100 * limit)
-    context.say(
-        f"Master {role.replace('_', '-')} of {len(frames)} frames, level {about['level_dn']:.1f} DN: {path.name}",
-        step,
-        frames=len(frames),
-        level_dn=about["level_dn"],
-    )
+    _report_master(context, step, about, frames, path)
     context.products.append(
         Product(
             kind=f"master_{role}",
@@ -141,8 +214,96 @@ def make_master(context: Context, step: Step, done: dict[str, MasterFile]) -> tu
             outcome=outcome,
         )
     )
-    done[step.id] = MasterFile(path, key, products.DN_RANGE)
+    bias_levels = [master.overscan for name, master in done.items() if "/bias" in name and master.overscan is not None]
+    level = overscanning.check_levels(
+        context, step, role, readers, about["level_dn"], bias_levels[0] if bias_levels else None
+    )
+    done[step.id] = MasterFile(
+        path,
+        key,
+        products.DN_RANGE,
+        about["pedestal"],
+        about["noise"]["measured"],
+        *_exposure_and_temperature(frames),
+        overscan=level,
+    )
     return outcome, why
+
+
+def _exposure_and_temperature(frames: Sequence[Frame]) -> tuple[float | None, float | None]:
+    """Return the median exposure, s, and the mean temperature, degC, of frames that say them."""
+    exposures = sorted(frame.exposure for frame in frames if frame.exposure is not None)
+    temperatures = [frame.temp_ccd for frame in frames if frame.temp_ccd is not None]
+    exposure = exposures[len(exposures) // 2] if exposures else None
+    return exposure, sum(temperatures) / len(temperatures) if temperatures else None
+
+
+def _master_numbers(about: dict[str, Any]) -> list[products.Card]:
+    """Return header cards for what was measured of a master."""
+    cards: list[products.Card] = [("LEVELDN", round(about["level_dn"], 3), "[DN] median, without pedestal")]
+    noise = about["noise"]
+    for keyword, name, comment in (
+        ("FRMNOISE", "frame", "[DN] noise of one frame in time"),
+        ("EXPNOISE", "expected", "[DN] noise expected of their average"),
+        ("MSTNOISE", "measured", "[DN] noise measured of their average"),
+    ):
+        if math.isfinite(noise[name]):
+            cards.append((keyword, round(noise[name], 4), comment))
+    if about["pedestal"]:
+        cards.append(("PEDESTAL", about["pedestal"], "[DN] in the pixels, to be subtracted"))
+    return cards
+
+
+def _report_master(context: Context, step: Step, about: dict[str, Any], frames: Sequence[Frame], path: Path) -> None:
+    """Say what a master is made of and how even and how noisy it is."""
+    role = context.groups[step.group].role.replace("_", "-")
+    noise = about["noise"]
+    rejected = [low + high for low, high in zip(about["rejected_low"], about["rejected_high"], strict=True)]
+    numbers = {name: value if math.isfinite(value) else None for name, value in noise.items()}
+    text = (
+        f"Master {role} of {len(frames)} frames, level {about['level_dn']:.1f} DN, rejected "
+        f"{100 * min(rejected):.3f} to {100 * max(rejected):.3f} % of a frame: {path.name}"
+    )
+    if numbers["frame"] is not None:
+        measured = f"{noise['measured']:.3f} DN measured" if numbers["measured"] is not None else "not measured"
+        text += (
+            f". Noise of a frame {noise['frame']:.2f} DN, of the master {noise['expected']:.3f} DN expected "
+            f"(1/sqrt n), {measured}; levels differ by {noise['level_spread']:.1f} DN, "
+            f"gradients by {noise['gradient_spread']:.1f} DN"
+        )
+    context.say(
+        text,
+        step,
+        frames=len(frames),
+        level_dn=about["level_dn"],
+        rejected_least=min(rejected),
+        rejected_most=max(rejected),
+        **{f"noise_{n}_dn" if n in ("frame", "expected", "measured") else f"{n}_dn": v for n, v in numbers.items()},
+    )
+    factor = context.rules.findings["MAS004"].limits["factor"]
+    if math.isfinite(noise["measured"]) and noise["measured"] > factor * noise["expected"] > 0:
+        context.find(
+            "MAS004", step.id, measured_dn=noise["measured"], expected_dn=noise["expected"], frames=len(frames)
+        )
+
+
+def _write_statistics(context: Context, group: Group, rows: Sequence[tuple[str, Sequence[Sequence[Any]]]]) -> None:
+    """Write the statistics of a group's frames as CSV: one line for each frame and plane."""
+    import csv
+    import io
+    import re
+
+    from wbpy.io.products import write_atomic
+
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["file", *levels.COLUMNS])
+    for path, planes in rows:
+        for plane in planes:
+            table.writerow([path, *plane])
+    folder = context.out / "statistics"
+    folder.mkdir(exist_ok=True)
+    write_atomic(folder / f"{re.sub(r'[^A-Za-z0-9._+-]+', '_', group.id)}.csv", text.getvalue().encode("utf-8"))
 
 
 def treat_lights(
@@ -173,10 +334,22 @@ def treat_lights(
                     context.frame_result(path, outcome="blocked", excluded_by="CAL003")
                 return "blocked", f"{source} is missing"
             sources[name] = master
-    chain = _Chain(context, steps, sources)
+    refused = _refused(context, step, sources)
+    if refused:
+        for path in group.frames:
+            context.frame_result(path, outcome="blocked", excluded_by=refused)
+        return "blocked", context.rules.findings[refused].title
+    try:
+        chain = _Chain(context, steps, sources)
+    except _UnreadableList as error:
+        context.find("COS003", error.path, reason=str(error))
+        for path in group.frames:
+            context.frame_result(path, outcome="blocked", excluded_by="COS003")
+        return "blocked", f"{error.path} cannot be read"
     readers = _readable(context, group.frames, "CAL002")
     results: list[Treated] = []
     reused = 0
+    chain.find_lines(readers)
     limit = max(1, min(2 * context.workers, context.free_memory() // chain.memory(readers))) if readers else 1
     for number, (light, fresh) in enumerate(context.map(chain.treat, readers, limit), 1):
         context.emit("progress", step=step.id, stage="calibrate", done=number, total=len(readers), unit="frames")
@@ -184,7 +357,7 @@ def treat_lights(
             reused += not fresh
             results.append(light)
             treated[light.frame.path] = light
-            numbers = light.measurement.numbers()
+            numbers = {**light.numbers, **light.measurement.numbers()}
             context.frame_result(
                 light.frame.path, outcome="done" if fresh else "reused", measurements=numbers, excluded_by=None
             )
@@ -195,7 +368,7 @@ def treat_lights(
             path, reason = light
             context.find("CAL002", path, reason=reason)
             context.frame_result(path, outcome="failed", excluded_by="CAL002")
-    chain.finish()
+    chain.finish(results)
     if not results:
         return "failed", "no light can be read"
     if len(results) < len(group.frames):
@@ -203,6 +376,14 @@ def treat_lights(
     if reused == len(results):
         return "reused", "lights, masters and parameters are unchanged"
     return "done", f"{len(results) - reused} lights treated, {reused} taken from the store"
+
+
+class _UnreadableList(Exception):
+    """A file with known defects cannot be used."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(reason)
+        self.path = path
 
 
 class _Chain:
@@ -217,18 +398,57 @@ class _Chain:
         self._calibrate = context.params(steps["calibrate"], CalibrateParams)
         self._cosmetic = context.params(steps["cosmetic"], CosmeticParams)
         self._measure = context.params(steps["measure"], MeasureParams)
+        step = steps.get("linedefects")
+        self._lines = LineDefectsParams() if step is None else context.params(step, LineDefectsParams)
+        self._lines_found: npt.NDArray[np.int64] | None = None
+        self._lines_key: list[Any] = []
         self._masters: tuple[Calibration, npt.NDArray[np.int64]] | None = None
         self._lock = threading.Lock()
-        self._seconds = {"calibrate": 0.0, "cosmetic": 0.0, "measure": 0.0}
+        self._seconds = {"calibrate": 0.0, "linedefects": 0.0, "cosmetic": 0.0, "measure": 0.0}
+        self._per_plane: dict[str, int] = {}
+        self._hot = self._cold = 0
+        self._lists = {path: self._list_text(path) for path in self._cosmetic.lists}
         self._replaced = 0
         self._pixels = 0
+        # What only the looks of kept files depend on must not make the night's pixels anew.
+        stage, version, values = context.params_key(steps["calibrate"])
+        self._calibrate_key = [stage, version, {n: v for n, v in values.items() if n not in calibrate.FILES_ONLY}]
 
-    def memory(self, readers: Sequence[FrameReader]) -> int:
+    def _list_text(self, path: str) -> str:
+        """Return a list of defects that can be parsed."""
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+            cosmetic.parse_list(text, (1, 1), path.lower().endswith(".lst"))
+        except (OSError, ValueError) as error:
+            raise _UnreadableList(path, str(error)) from error
+        return text
+
+    def _known_defects(
+        self, dark: npt.NDArray[np.float32] | None, shape: tuple[int, int], cfa: npt.NDArray[np.uint8] | None
+    ) -> npt.NDArray[np.int64]:
+        """Return the defects of dark and lists, and report entries of lists that lie outside of the frames."""
+        import numpy as np
+
+        known = cosmetic.defects(self._cosmetic, dark, cfa)
+        for path, text in self._lists.items():
+            listed = cosmetic.parse_list(text, shape, path.lower().endswith(".lst"))
+            if listed.outside:
+                height, width = shape
+                self._context.find("COS002", path, entries=listed.outside, width=width, height=height)
+            known = np.union1d(known, listed.indices)
+        return known
+
+    def memory(self, readers: Sequence[RawReader]) -> int:
         """Return the bytes that one light needs while it is treated."""
         height, width = readers[0].shape
-        return sum(stage.memory(height, width) for stage in (calibrate.CALIBRATE, cosmetic.COSMETIC, measure.MEASURE))
+        copy = 4 * height * width if "calibrated" in self._context.keep else 0
+        return copy + sum(
+            stage.memory(height, width) for stage in (calibrate.CALIBRATE, cosmetic.COSMETIC, measure.MEASURE)
+        )
 
-    def _load(self, cfa: npt.NDArray[np.uint8] | None) -> tuple[Calibration, npt.NDArray[np.int64]]:
+    def _load(
+        self, shape: tuple[int, int], cfa: npt.NDArray[np.uint8] | None
+    ) -> tuple[Calibration, npt.NDArray[np.int64]]:
         with self._lock:
             if self._masters is None:
                 images = {name: master.read() for name, master in self._sources.items()}
@@ -237,88 +457,329 @@ class _Chain:
                 )
                 if calibration.flat_dead:
                     self._context.find("CAL001", self._steps["calibrate"].id, pixels=calibration.flat_dead)
-                self._masters = calibration, cosmetic.defects(self._cosmetic, images.get("dark"), cfa)
-                factors = ", ".join(f"{factor:.1f}" for factor in calibration.flat_factors) or "none"
-                self._context.say(
-                    f"Flat factors {factors} DN; {self._masters[1].size} hot pixels in the master dark",
-                    self._steps["calibrate"],
-                    hot_in_dark=int(self._masters[1].size),
-                )
+                self._masters = calibration, self._known_defects(images.get("dark"), shape, cfa)
+                self._describe_masters(images, calibration, self._masters[1].size)
             return self._masters
 
-    def treat(self, reader: FrameReader) -> tuple[Treated | tuple[str, str], bool]:
+    def _describe_masters(self, images: dict[str, npt.NDArray[np.float32]], calibration: Calibration, hot: int) -> None:
+        """Say which masters are applied and what was found in them (guide, section 7.3)."""
+        step = self._steps["calibrate"]
+        for name, image in images.items():
+            source = self._sources[name]
+            height, width = image.shape
+            planes = "" if len(calibration.planes) == 1 else f", CFA {''.join(p[0] for p in calibration.planes)}"
+            self._context.say(f"Master {name}: {Path(source.path).name}, {width} x {height} px{planes}", step)
+        if calibration.dark_set is not None:
+            chosen = calibration.dark_set
+            self._context.say(
+                f"Dark optimization: threshold {chosen.threshold:.2f} DN, {chosen.pixels} pixels above it "
+                f"({100 * chosen.share:.3f} %)",
+                step,
+                dark_threshold_dn=chosen.threshold,
+                dark_pixels=chosen.pixels,
+            )
+        factors = ", ".join(f"{factor:.1f}" for factor in calibration.flat_factors) or "none"
+        self._context.say(f"Flat factors {factors} DN; {hot} known defects in dark and lists", step, known_defects=hot)
+
+    def find_lines(self, readers: Sequence[RawReader]) -> None:
+        """Find the defective lines that the lights have in common; only where that was asked for."""
+        if not self._lines.use or not readers:
+            return
+        context, step = self._context, self._steps["linedefects"]
+        count = min(self._lines.frames, len(readers))
+        chosen = [readers[number * len(readers) // count] for number in range(count)]
+        # What is found depends on these lights and their masters, and with it the pixels of all lights.
+        self._lines_key = [context.params_key(step), [context.digest(reader.frame.path) for reader in chosen]]
+        key = make_key("lines", self._lines_key, self._calibrate_key, self._masters_key())
+        stored = context.store.record(key)
+        if stored is not None:
+            self._lines_found = stored[1]["lines"]
+        else:
+            started = time.perf_counter()
+            cfa = cfa_matrix(chosen[0].frame)
+            self._lines_found = linedefects.find(self._lines, (self._calibrated(reader, cfa) for reader in chosen), cfa)
+            context.store.put_record(key, {}, lines=self._lines_found)
+            self._seconds["linedefects"] += time.perf_counter() - started
+        names = [
+            f"{'column' if axis == 0 else 'row'} {index} ({start} to {stop - 1})"
+            for axis, index, start, stop in self._lines_found
+        ]
+        context.say(
+            f"{len(names)} defective lines in the average of {count} lights"
+            + (": " if names else "")
+            + ", ".join(names),
+            step,
+            lines=len(names),
+        )
+        height, width = chosen[0].shape
+        share, limit = len(names) / (height + width), context.rules.findings["LIN001"].limits["share"]
+        if share > limit:
+            context.find("LIN001", step.id, lines=len(names), percent=100 * share, limit_percent=100 * limit)
+
+    def _calibrated(self, reader: RawReader, cfa: npt.NDArray[np.uint8] | None) -> npt.NDArray[np.float32]:
+        calibration, _ = self._load(reader.shape, cfa)
+        frame = reader.frame
+        return calibrate.run(
+            self._calibrate, reader, calibration, frame.pedestal or 0.0, self._exposure_ratio(frame)
+        ).image
+
+    def _masters_key(self) -> list[Any]:
+        return [[name, master.key] for name, master in sorted(self._sources.items())]
+
+    def treat(self, reader: RawReader) -> tuple[Treated | tuple[str, str], bool]:
         """Return the treated light and whether any work was done, or (path, reason) when it cannot be read."""
         context, frame = self._context, reader.frame
         try:
             digest = context.digest(frame.path)
             image_key = make_key(
-                context.params_key(self._steps["calibrate"]),
+                self._calibrate_key,
                 context.params_key(self._steps["cosmetic"]),
-                [digest, frame.dn_per_unit, frame.cfa],
-                [[name, master.key] for name, master in sorted(self._sources.items())],
+                list(self._lists.values()),
+                [digest, frame.dn_per_unit, frame.cfa, frame.pedestal, self._exposure_ratio(frame)],
+                overscanning.settings_key(context),
+                self._masters_key(),
+                self._lines_key,
             )
             stars_key = make_key(context.params_key(self._steps["measure"]), image_key)
+            facts_key = make_key("calibrated", image_key)
             stored = context.store.image(image_key)
-            known = context.store.record(stars_key)
+            known, facts = context.store.record(stars_key), context.store.record(facts_key)
             cfa = cfa_matrix(frame)
-            if stored and not self._must_keep(frame, image_key):
+            if stored and facts and not self._must_keep(frame, image_key):
+                found = facts[0]
                 if known:
-                    return Treated(frame, image_key, stored, _from_record(*known)), False
-                measurement = measure.run(self._measure, stored.read(0, stored.shape[0], 0, stored.shape[1]), cfa)
-                _to_record(context, stars_key, measurement)
-                return Treated(frame, image_key, stored, measurement), True
-            calibration, defects = self._load(cfa)
+                    measurement, fresh = _from_record(*known), False
+                else:
+                    pixels = stored.read(0, stored.shape[0], 0, stored.shape[1])
+                    measurement, fresh = measure.run(self._saturating(found["numbers"]), pixels, cfa), True
+                    _to_record(context, stars_key, measurement)
+                return Treated(frame, image_key, stored, measurement, found["numbers"], found["statistics"]), fresh
+            calibration, defects = self._load(reader.shape, cfa)
             started = time.perf_counter()
-            image = calibrate.run(self._calibrate, reader, calibration)
+            calibrated = calibrate.run(
+                self._calibrate, reader, calibration, frame.pedestal or 0.0, self._exposure_ratio(frame)
+            )
+            image = calibrated.image
             after_calibrate = time.perf_counter()
-            if "calibrated" in context.keep:
-                self._write(frame, "calibrated", image, image_key)
+            uncorrected = image.copy() if "calibrated" in context.keep else None
+            if self._lines_found is not None:
+                linedefects.run(self._lines, image, self._lines_found, cfa)
             before_cosmetic = time.perf_counter()
             corrected = cosmetic.run(self._cosmetic, image, defects, cfa)
+            numbers = {**calibrated.numbers(), "dark_pixels": float(calibrated.dark_pixels)}
+            statistics = [list(plane.row()) for plane in calibrated.levels]
+            # Before the image: an image in the store is then a finished light, whenever the run is killed.
+            context.store.put_record(facts_key, {"numbers": numbers, "statistics": statistics})
             stored = context.store.put_image(image_key, corrected.image)
             after_cosmetic = time.perf_counter()
-            if "cosmetic" in context.keep:
-                self._write(frame, "cosmetic", image, image_key)
-            before_measure = time.perf_counter()
-            measurement = measure.run(self._measure, image, cfa)
+            measurement = measure.run(self._saturating(numbers), image, cfa)
             _to_record(context, stars_key, measurement)
             finished = time.perf_counter()
+            if uncorrected is not None:
+                self._write(frame, "calibrated", uncorrected, image_key, calibration, numbers, measurement)
+            if "cosmetic" in context.keep:
+                self._write(frame, "cosmetic", image, image_key, calibration, numbers, measurement)
         except (ReadError, OSError) as error:
             if isinstance(error, OSError) and error.filename != frame.path:
                 raise
             return (frame.path, str(error)), True
         with self._lock:
             self._seconds["calibrate"] += after_calibrate - started
+            self._seconds["linedefects"] += before_cosmetic - after_calibrate
             self._seconds["cosmetic"] += after_cosmetic - before_cosmetic
-            self._seconds["measure"] += finished - before_measure
-            self._replaced += corrected.from_dark + corrected.automatic
+            self._seconds["measure"] += finished - after_cosmetic
+            self._replaced += sum(corrected.planes)
+            for plane, count in zip(calibration.planes, corrected.planes, strict=True):
+                self._per_plane[plane] = self._per_plane.get(plane, 0) + count
+            self._hot += corrected.hot
+            self._cold += corrected.cold
             self._pixels += image.size
-        return Treated(frame, image_key, stored, measurement), True
+        return Treated(frame, image_key, stored, measurement, numbers, statistics), True
 
-    def finish(self) -> None:
+    def _saturating(self, numbers: dict[str, float | None]) -> MeasureParams:
+        """Return the parameters of measure with the saturation that the raw frame showed, where that is lower."""
+        level = numbers["saturation_dn"]
+        if level is None or level >= self._measure.saturation:
+            return self._measure
+        return msgspec.structs.replace(self._measure, saturation=level)
+
+    def _exposure_ratio(self, frame: Frame) -> float | None:
+        """Return the light's exposure over the dark's, where the dark may be scaled by it."""
+        dark = self._sources.get("dark")
+        scaled = self._calibrate.optimize_dark or self._calibrate.scale_dark
+        if not scaled or dark is None or not dark.exposure or frame.exposure is None:
+            return None
+        return frame.exposure / dark.exposure
+
+    def finish(self, results: Sequence[Treated]) -> None:
         """Report what concerns the group as a whole."""
         for stage, seconds in self._seconds.items():
             self._context.timings[stage] += seconds
         if self._pixels:
             share = self._replaced / self._pixels
             limit = self._context.rules.findings["COS001"].limits["share"]
+            planes = ", ".join(f"{plane} {count}" for plane, count in self._per_plane.items())
             self._context.say(
-                f"Cosmetic correction replaced {100 * share:.3f} % of the pixels", self._steps["cosmetic"]
+                f"Cosmetic correction replaced {100 * share:.3f} % of the pixels ({planes}); {self._hot} hot and "
+                f"{self._cold} cold ones were found in the lights, the others were known",
+                self._steps["cosmetic"],
+                replaced_share=share,
+                hot=self._hot,
+                cold=self._cold,
+                **{f"replaced_{plane.lower()}": count for plane, count in self._per_plane.items()},
             )
             if share > limit:
                 self._context.find("COS001", self._steps["cosmetic"].id, percent=100 * share, limit_percent=100 * limit)
+        if results:
+            group = self._context.groups[self._steps["calibrate"].group]
+            _write_statistics(self._context, group, [(light.frame.path, light.statistics) for light in results])
+            self._report_dark_scales(results)
+            self._report_added_noise(results)
+
+    def _report_dark_scales(self, results: Sequence[Treated]) -> None:
+        """Report factors of the dark signal that cannot be right."""
+        if not self._calibrate.optimize_dark or "dark" not in self._sources:
+            return
+        context, step, limits = self._context, self._steps["calibrate"], self._context.rules.findings
+        untold, near_zero, implausible = [], [], []
+        for light in results:
+            k, expected = light.numbers["dark_scale"], self._expected_scale(light.frame)
+            if k is None:
+                continue
+            if not light.numbers["dark_pixels"]:
+                untold.append(light)
+            elif k <= limits["CAL007"].limits["factor"]:
+                near_zero.append(light)
+            elif expected is not None:
+                factor = limits["CAL008"].limits["factor" if expected[1] else "factor_without_temperature"]
+                if not expected[0] / factor <= k <= expected[0] * factor:
+                    implausible.append((light, expected[0]))
+        if untold:
+            names = _some_names(untold)
+            context.find("CAL009", step.id, frames=len(untold), names=names, factor=untold[0].numbers["dark_scale"])
+        if near_zero:
+            least = min(light.numbers["dark_scale"] or 0.0 for light in near_zero)
+            context.find("CAL007", step.id, frames=len(near_zero), names=_some_names(near_zero), factor=least)
+        if implausible:
+            worst, expected_k = max(
+                implausible, key=lambda pair: abs(math.log((pair[0].numbers["dark_scale"] or 1.0) / pair[1]))
+            )
+            context.find(
+                "CAL008",
+                step.id,
+                frames=len(implausible),
+                names=_some_names([light for light, _ in implausible]),
+                factor=worst.numbers["dark_scale"],
+                expected=expected_k,
+            )
+
+    def _expected_scale(self, frame: Frame) -> tuple[float, bool] | None:
+        """Return the factor by exposures and temperatures, and whether the temperatures were known."""
+        ratio, dark = self._exposure_ratio(frame), self._sources["dark"]
+        if ratio is None:
+            return None
+        if frame.temp_ccd is None or dark.temperature is None:
+            return ratio, False
+        doubling = self._context.rules.findings["CAL008"].limits["doubling_degc"]
+        return float(ratio * 2.0 ** ((frame.temp_ccd - dark.temperature) / doubling)), True
+
+    def _report_added_noise(self, results: Sequence[Treated]) -> None:
+        """Say by how much the noise of the masters raises that of a calibrated light (guide, section 3.1)."""
+        noises = sorted(light.measurement.noise[len(light.measurement.noise) // 2] for light in results)
+        total = noises[len(noises) // 2]
+        offset = self._sources.get("dark") or self._sources.get("bias")
+        if offset is None or not math.isfinite(offset.noise) or not total > offset.noise:
+            return
+        added = 1.0 / math.sqrt(1.0 - (offset.noise / total) ** 2) - 1.0
+        self._context.say(
+            f"Noise of a calibrated light {total:.2f} DN; the {offset.noise:.2f} DN of the master "
+            f"{'dark' if 'dark' in self._sources else 'bias'} raise it by {100 * added:.1f} %",
+            self._steps["calibrate"],
+            light_noise_dn=total,
+            master_noise_dn=offset.noise,
+            added_noise=added,
+        )
+
+    def _kept_key(self, image_key: str) -> str:
+        return make_key(image_key, self._calibrate.pedestal, self._calibrate.pedestal_limit)
 
     def _must_keep(self, frame: Frame, key: str) -> bool:
         """Return whether a frame asked for with --keep is still to be written."""
+        own = self._kept_key(key)
         return any(
             kind in self._context.keep
-            and self._context.store.product(make_key(kind, key), kept_path(self._context, frame, kind)) is None
+            and self._context.store.product(make_key(kind, own), kept_path(self._context, frame, kind)) is None
             for kind in ("calibrated", "cosmetic")
         )
 
-    def _write(self, frame: Frame, kind: str, image: npt.NDArray[np.float32], key: str) -> None:
+    def _write(
+        self,
+        frame: Frame,
+        kind: str,
+        image: npt.NDArray[np.float32],
+        key: str,
+        calibration: Calibration,
+        numbers: dict[str, float | None],
+        measurement: Measurement,
+    ) -> None:
+        from wbpy.kernels import calibration as kernels
+
         steps = [self._steps["calibrate"]] + ([self._steps["cosmetic"]] if kind == "cosmetic" else [])
-        write_kept(self._context, frame, kind, image, key, steps)
+        pedestal = self._calibrate.pedestal
+        if pedestal == "auto":
+            pedestal = kernels.needed_pedestal(image, self._calibrate.pedestal_limit)
+        cards = _calibration_cards(calibration, numbers, measurement)
+        write_kept(self._context, frame, kind, image, self._kept_key(key), steps, float(pedestal), cards)
+
+
+def _refused(context: Context, step: Step, sources: dict[str, MasterFile]) -> str | None:
+    """Report masters with which a dark cannot be scaled; return the finding's id, None when all is well."""
+    params = context.params(step, CalibrateParams)
+    if not (params.optimize_dark or params.scale_dark) or "dark" not in sources:
+        return None
+    if "bias" not in sources:
+        context.find("CAL005", step.id, dark=sources["dark"].path.name)
+        return "CAL005"
+    dark, bias = sources["dark"].read(), sources["bias"].read()
+    if calibrate.is_pre_calibrated(dark, bias):
+        levels_dn = {"dark_dn": _finite_median(dark), "bias_dn": _finite_median(bias)}
+        context.find("CAL006", step.id, dark=sources["dark"].path.name, **levels_dn)
+        return "CAL006"
+    return None
+
+
+def _some_names(lights: Sequence[Treated]) -> str:
+    names = [Path(light.frame.path).name for light in lights]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _calibration_cards(
+    calibration: Calibration, numbers: dict[str, float | None], measurement: Measurement
+) -> list[products.Card]:
+    """Return header cards for what the log says of a calibrated light; noise in units of the file, as PixInsight."""
+    cards: list[products.Card] = []
+    for name, keyword, comment in (
+        ("dark_scale", "DARKSCAL", "factor of the dark signal"),
+        ("dark_scale_error", "DARKSCER", "standard error of DARKSCAL"),
+        ("saturation_dn", "SATLEVEL", "[DN] pixels may be saturated from here on"),
+        ("lowest_dn", "CALMIN", "[DN] least calibrated value"),
+        ("highest_dn", "CALMAX", "[DN] largest calibrated value"),
+        ("below_zero", "CALBELOW", "share of the pixels below zero"),
+    ):
+        value = numbers[name]
+        if value is not None:
+            cards.append((keyword, value, comment))
+    for number, factor in enumerate(calibration.flat_factors):
+        cards.append((f"FLATF{number:02d}", factor, "[DN] trimmed mean of the master flat"))
+    for number, (noise, level) in enumerate(zip(measurement.noise, measurement.background, strict=True)):
+        if math.isfinite(noise):
+            cards.append((f"NOISE{number:02d}", noise / products.DN_RANGE, "noise standard deviation"))
+        if math.isfinite(level):
+            cards.append((f"BACKGR{number:02d}", level, "[DN] median"))
+    cards.append(("NSTARS", measurement.count, "stars found"))
+    if math.isfinite(measurement.fwhm):
+        cards.append(("FWHM", measurement.fwhm, "[px] median over the stars"))
+    return cards
 
 
 def kept_path(context: Context, frame: Frame, kind: str) -> Path:
@@ -330,30 +791,61 @@ def kept_path(context: Context, frame: Frame, kind: str) -> Path:
 
 
 def write_kept(
-    context: Context, frame: Frame, kind: str, image: npt.NDArray[np.float32], key: str, steps: Sequence[Step]
+    context: Context,
+    frame: Frame,
+    kind: str,
+    image: npt.NDArray[np.float32],
+    key: str,
+    steps: Sequence[Step],
+    pedestal: float = 0.0,
+    cards: Sequence[products.Card] = (),
 ) -> None:
-    """Write one treated frame that was asked for with --keep, cut to [0, 1], and report what was cut."""
-    pixels, below, above = products.to_unit_range(image)
+    """Write one treated frame that was asked for with --keep, cut to [0, 1], and report what was cut.
+
+    The cut is the only one of a calibration; `pedestal`, in DN, is added before and stands in the header.
+    """
+    import numpy as np
+
+    pixels, below, above = products.to_unit_range(image + np.float32(pedestal) if pedestal else image)
     path = kept_path(context, frame, kind)
     own = make_key(kind, key)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_fits(path, pixels, products.frame_cards(frame, kind, own), products.history(steps, {}, [frame]))
+    header = [*products.frame_cards(frame, kind, own), *cards]
+    if pedestal:
+        header.append(("PEDESTAL", pedestal, "[DN] in the pixels, to be subtracted"))
+    write_fits(path, pixels, header, products.history(steps, {}, [frame]))
     context.store.put_product(own, path, {})
+    if pedestal or cards:
+        context.say(
+            f"{path.name}: pedestal {pedestal:g} DN, cut at the ends of the range: {below} pixels below, {above} above",
+            steps[0],
+            pedestal_dn=pedestal,
+            cut_below=below,
+            cut_above=above,
+        )
     share = (below + above) / image.size
     limit = context.rules.findings["CAL004"].limits["share"]
     if share > limit:
         context.find("CAL004", str(path), percent=100 * share, below=below, above=above)
 
 
-def _readable(context: Context, paths: Sequence[str], finding: str) -> list[FrameReader]:
+def _readable(context: Context, paths: Sequence[str], finding: str) -> list[RawReader]:
     """Return readers for the files that open; the others become findings."""
-    readers = []
+    readers: list[RawReader] = []
     for path in paths:
+        frame = context.frames[path]
         try:
-            readers.append(FrameReader(context.frames[path]))
+            reader = overscanning.open_raw(context, frame)
         except ReadError as error:
             context.find(finding, path, reason=str(error))
             context.frame_result(path, outcome="failed", excluded_by=finding)
+            continue
+        if reader is None:
+            use = context.plan.settings["overscan"]["use"].value
+            context.find(overscanning.MISSING, path, width=frame.width, height=frame.height, use=use)
+            context.frame_result(path, outcome="failed", excluded_by=overscanning.MISSING)
+        else:
+            readers.append(reader)
     return readers
 
 
@@ -371,21 +863,23 @@ def _provider(context: Context, source: str, done: dict[str, MasterFile]) -> Mas
         context.find("MAS001", frame.path, reason=str(error))
         return None
     done[source] = MasterFile(
-        Path(frame.path), make_key(context.digest(frame.path), frame.dn_per_unit), frame.dn_per_unit
+        Path(frame.path),
+        make_key(context.digest(frame.path), frame.dn_per_unit, frame.pedestal),
+        frame.dn_per_unit,
+        frame.pedestal or 0.0,
+        math.nan,
+        *_exposure_and_temperature([frame]),
+        fit=lambda image: overscanning.read_master(context, frame, image),
     )
     return done[source]
 
 
 def _to_record(context: Context, key: str, m: Measurement) -> None:
-    values: dict[str, Any] = {
-        "count": m.count,
-        "fwhm": m.fwhm,
-        "eccentricity": m.eccentricity,
-        "background": m.background,
-        "noise": m.noise,
-        "dispersion": m.dispersion,
-    }
-    context.store.put_record(key, values, x=m.x, y=m.y, flux=m.flux, usable=m.usable)
+    import numpy as np
+
+    fields = {field.name: getattr(m, field.name) for field in dataclasses.fields(m)}
+    arrays = {name: value for name, value in fields.items() if isinstance(value, np.ndarray)}
+    context.store.put_record(key, {n: v for n, v in fields.items() if n not in arrays}, **arrays)
 
 
 def _from_record(values: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> Measurement:
@@ -396,12 +890,24 @@ def _from_record(values: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) ->
 
 
 def _describe(light: Treated) -> str:
-    m = light.measurement
+    m, found = light.measurement, light.numbers
+    scale, error = found["dark_scale"], found["dark_scale_error"]
+    calibrated = f"range {found['lowest_dn'] or 0:.1f} to {found['highest_dn'] or 0:.1f} DN"
+    if scale is not None:
+        calibrated += f", k {scale:.4f}" + (f" +- {error:.4f}" if error is not None else "")
+    if found["saturation_dn"] is not None:
+        calibrated += f", saturated from {found['saturation_dn']:.0f} DN"
     return (
         f"{Path(light.frame.path).name}: {m.count} stars, FWHM {m.fwhm:.2f} px, eccentricity {m.eccentricity:.2f}, "
         f"background {'/'.join(f'{value:.1f}' for value in m.background)} DN, "
-        f"noise {'/'.join(f'{value:.2f}' for value in m.noise)} DN"
+        f"noise {'/'.join(f'{value:.2f}' for value in m.noise)} DN, {calibrated}"
     )
+
+
+def _least(image: npt.NDArray[np.float32]) -> float:
+    import numpy as np
+
+    return float(np.nanmin(image)) if np.isfinite(image).any() else 0.0
 
 
 def _finite_median(image: npt.NDArray[np.float32]) -> float:

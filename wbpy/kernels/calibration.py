@@ -7,10 +7,12 @@ product. Everything is elementwise, so bands and tiles of any shape give the sam
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
-from wbpy.kernels.jit import exact
+from wbpy.kernels.jit import exact, inline
 from wbpy.kernels.statistics import trimmed_mean
 
 _SIGN_OFFSET = np.float32(32768.0)
@@ -99,6 +101,118 @@ def calibrate_float(
     else:
         for i in range(n):
             out[i] = values[i]
+
+
+@exact
+def subtract_scaled(
+    values: NDArray[np.float32],
+    thermal: NDArray[np.float32],
+    scale: np.float32,
+    gain: NDArray[np.float32],
+    out: NDArray[np.float32],
+) -> None:
+    """Write ``(values - scale * thermal) * gain``: the second half of equation {1} of the guide's section 7.2.
+
+    Parameters
+    ----------
+    values : (n,) float32 ndarray, DN
+        Light without bias; `out` may be the same array.
+    thermal : (n,) float32 ndarray, DN
+        Master dark without bias.
+    scale : float32
+        Factor of the dark signal.
+    gain : (n,) or (0,) float32 ndarray
+        Factor of every pixel; length 0 means 1.
+    out : (n,) float32 ndarray, DN
+        Filled. NaN where any operand is NaN; negative values are kept.
+    """
+    n = out.size
+    if gain.size:
+        for i in range(n):
+            out[i] = (values[i] - scale * thermal[i]) * gain[i]
+    else:
+        for i in range(n):
+            out[i] = values[i] - scale * thermal[i]
+
+
+@exact
+def value_range(values: NDArray[np.float32]) -> tuple[float, float, int]:
+    """Return the least and the largest value and how many lie below zero; NaN does not count."""
+    lowest = np.float32(np.inf)
+    highest = np.float32(-np.inf)
+    below = 0
+    for i in range(values.size):
+        v = values[i]
+        lowest = v if v < lowest else lowest
+        highest = v if v > highest else highest
+        below += 1 if v < np.float32(0.0) else 0
+    return np.float64(lowest), np.float64(highest), below
+
+
+@inline
+def _level(word: int) -> np.uint16:
+    """Return a stored word, swapped, as a level from 0 on: an index that needs no test for its sign."""
+    return np.uint16(((word >> 8) | ((word & 0xFF) << 8)) ^ 0x8000)
+
+
+@exact
+def count_words(
+    words: NDArray[np.uint16], width: int, y0: int, cell: int, shift: int, counts: NDArray[np.int64]
+) -> None:
+    """Add the levels of 16-bit FITS words to the histogram of each plane.
+
+    Parameters
+    ----------
+    words : (h * width,) uint16 ndarray
+        As for `calibrate_int16`: rows `y0` and following of a frame.
+    width : int
+        Pixels in a row.
+    y0 : int
+        Number of the first row, which decides the plane.
+    cell : int
+        1 for mono, 2 for a CFA.
+    shift : int
+        Index of the bin of the value -32768 + BZERO.
+    counts : (cell * cell, n) int64 ndarray
+        Added to; plane ``(y % cell) * cell + x % cell``. Levels beyond the bins count in the outermost ones.
+    """
+    h = words.size // width
+    bins = counts.shape[1]
+    whole = shift >= 0 and shift + 65536 <= bins
+    for j in range(h):
+        row = ((y0 + j) % cell) * cell
+        line = words[j * width : (j + 1) * width]
+        for phase in range(cell):
+            if whole:
+                plane = counts[row + phase, shift : shift + 65536]
+                for i in range(phase, width, cell):
+                    plane[_level(line[i])] += 1
+            else:
+                # Signed data reach below the first bin, where all that is lower is counted.
+                for i in range(phase, width, cell):
+                    place = np.int64(_level(line[i])) + shift
+                    counts[row + phase, min(max(place, 0), bins - 1)] += 1
+
+
+def needed_pedestal(image: NDArray[np.float32], share: float, largest: int = 1000) -> int:
+    """Return the DN to add so that at most `share` of the pixels lies below zero.
+
+    Rounded to whole DN, at most `largest`; 0 when no more than that share is negative as it is (PCL 1.8.9,
+    ImageCalibration, automatic output pedestal).
+
+    Parameters
+    ----------
+    image : float32 ndarray, DN
+        NaN does not count.
+    share : float
+        Of all pixels.
+    """
+    negative = image[image < 0.0]
+    allowed = int(share * np.count_nonzero(image == image))
+    if negative.size <= allowed:
+        return 0
+    last = float(np.partition(negative, allowed)[allowed])
+    return min(largest, max(1, math.ceil(-last)))
 
 
 def flat_gain(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta
 
+from wbpy.stages import levels
 from wbpy.stages.base import Input, Output, Params, Reader, Stage, Work
+from wbpy.stages.levels import PlaneLevels
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,17 +19,42 @@ if TYPE_CHECKING:
 
     from wbpy.stages.base import FloatArray
 
-Rejection = Literal["auto", "none", "minmax", "percentile", "sigma", "winsorized"]
+Rejection = Literal[
+    "auto",
+    "none",
+    "minmax",
+    "percentile",
+    "sigma",
+    "winsorized",
+    "averaged",
+    "linear",
+    "esd",
+    "rcr",
+    "mad",
+    "ccd",
+]
 
 
-class MastersParams(Params, frozen=True, kw_only=True):
-    """How calibration frames are combined."""
+class RejectionParams(Params, frozen=True, kw_only=True):
+    """How outliers are rejected."""
 
     rejection: Annotated[Rejection, Meta(description="pixel rejection; auto takes it from rules/integration.toml")] = (
         "auto"
     )
     low: Annotated[float, Meta(ge=0, description="limit below the centre, in the unit of the algorithm")] = 4.0
     high: Annotated[float, Meta(ge=0, description="limit above the centre, in the unit of the algorithm")] = 3.0
+    ccd_read_noise: Annotated[float, Meta(ge=0, description="rejection ccd: read noise of the sensor, e-")] = 10.0
+    ccd_e_per_dn: Annotated[float, Meta(gt=0, description="rejection ccd: electrons per DN of the 16-bit scale")] = 1.0
+    ccd_signal_noise: Annotated[float, Meta(ge=0, description="rejection ccd: noise in proportion to the signal")] = 0.0
+
+    @property
+    def ccd_noise(self) -> tuple[float, float, float]:
+        """What the CCD model of the rejection takes."""
+        return self.ccd_read_noise, self.ccd_e_per_dn, self.ccd_signal_noise
+
+
+class MastersParams(RejectionParams, frozen=True, kw_only=True):
+    """How calibration frames are combined."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +69,37 @@ class Master:
     """Share of each frame's pixels that was rejected as too dark."""
     rejected_high: tuple[float, ...]
     """Share of each frame's pixels that was rejected as too bright."""
+    frames: tuple[tuple[PlaneLevels, ...], ...]
+    """Statistics of each frame as stored, plane by plane."""
+    noise: Noise
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How even the frames of a group are, and what noise that leaves in their master.
+
+    Flats are compared after calibration and scaling, the others as stored.
+    """
+
+    frame: float
+    """Temporal noise of one frame, DN: from the differences of neighbouring frames. NaN for a single one."""
+    expected: float
+    """``frame / sqrt(n)``: what the average of so many independent frames leaves, DN."""
+    measured: float
+    """Noise of the average, DN: half the difference of the averages of every other frame. NaN below four frames."""
+    level_spread: float
+    """Largest minus smallest level of the frames, DN."""
+    gradient_spread: float
+    """Largest change between two frames of the difference from one edge to the other, along x or y, DN."""
 
 
 def run(
-    params: MastersParams, work: Work, frames: Sequence[Reader], role: str, calibration: FloatArray | None = None
+    params: MastersParams,
+    work: Work,
+    frames: Sequence[Reader],
+    role: str,
+    calibration: FloatArray | None = None,
+    cfa: npt.NDArray[np.uint8] | None = None,
 ) -> Master:
     """Return the master of `frames`.
 
@@ -64,6 +119,8 @@ def run(
         Role of the frames.
     calibration : (H, W) float32 ndarray, optional
         Master flat-dark or bias to subtract from each flat, DN.
+    cfa : (2, 2) uint8 ndarray, optional
+        Colours of the CFA, for the statistics of the frames.
 
     Returns
     -------
@@ -78,10 +135,10 @@ def run(
     count = len(frames)
     image = np.empty((height, width), np.float32)
     rejected = np.zeros((count, 2), np.int64)
-    levels = _levels(work, frames, calibration)
+    medians = _levels(work, frames, calibration)
     scales = np.ones(count, np.float32)
     if role == "flat":
-        scales = np.array([levels[0] / level if level > 0 else 1.0 for level in levels], np.float32)
+        scales = np.array([medians[0] / level if level > 0 else 1.0 for level in medians], np.float32)
     algorithm = rejection.ALGORITHMS[params.rejection]
     weights = np.ones(count, np.float64)
 
@@ -97,7 +154,7 @@ def run(
             stack[number] = pixels.ravel()
         size = stack.shape[1]
         low, high = np.empty(size, np.float32), np.empty(size, np.float32)
-        rejection.bounds(stack, algorithm, params.low, params.high, low, high)
+        rejection.bounds(stack, algorithm, params.low, params.high, low, high, params.ccd_noise)
         lost = np.zeros((count, 2), np.int64)
         combine.mean(
             stack,
@@ -120,7 +177,14 @@ def run(
         rejected += lost
         work.report(done, len(bands), "bands")
     shares = rejected / (height * width)
-    return Master(image, levels, tuple(shares[:, 0].tolist()), tuple(shares[:, 1].tolist()))
+    return Master(
+        image=image,
+        levels=medians,
+        rejected_low=tuple(shares[:, 0].tolist()),
+        rejected_high=tuple(shares[:, 1].tolist()),
+        frames=tuple(work.map(lambda frame: levels.of_frame(frame, cfa), frames)),
+        noise=_noise(work, frames, calibration, scales, medians),
+    )
 
 
 def row_bands(height: int, bytes_per_row: int, memory: int) -> list[tuple[int, int]]:
@@ -135,27 +199,99 @@ def _levels(work: Work, frames: Sequence[Reader], calibration: FloatArray | None
     Pairs, so that a CFA's colours count as they occur; about half a million pixels, which puts the statistical error
     of a flat's level (photon noise below 1 % per pixel) near 1e-5.
     """
+    from wbpy.kernels import statistics
+
+    starts = _pairs(frames[0].shape, 250_000)
+    return tuple(work.map(lambda frame: statistics.median(_sample(frame, calibration, starts).ravel()), frames))
+
+
+def _pairs(shape: tuple[int, int], pixels: int) -> list[int]:
+    """Return the first rows of pairs of rows spread over a frame, about twice `pixels` in all."""
+    height, width = shape
+    pairs = max(1, min(height // 2, pixels // width))
+    return [2 * (pair * (height // 2) // pairs) for pair in range(pairs)]
+
+
+def _sample(frame: Reader, calibration: FloatArray | None, starts: Sequence[int]) -> FloatArray:
+    """Return pairs of rows of a frame, calibrated, as (2 len(starts), W)."""
+    import numpy as np
+
+    rows = []
+    for y in starts:
+        pixels = frame.read(y, min(frame.shape[0], y + 2))
+        rows.append(pixels if calibration is None else pixels - calibration[y : y + 2])
+    return np.concatenate(rows, axis=0)
+
+
+def _noise(
+    work: Work,
+    frames: Sequence[Reader],
+    calibration: FloatArray | None,
+    scales: npt.NDArray[np.float32],
+    medians: Sequence[float],
+) -> Noise:
+    """Return noise and evenness of the frames from the same rows of each.
+
+    A pixel's own pattern cancels in differences between frames, so that what is left is noise in time. The MAD keeps
+    cosmic rays out.
+    """
     import numpy as np
 
     from wbpy.kernels import statistics
 
-    height, width = frames[0].shape
-    pairs = max(1, min(height // 2, 250_000 // width))
-    starts = [2 * (pair * (height // 2) // pairs) for pair in range(pairs)]
+    count = len(frames)
+    spread = max(medians) - min(medians)
+    if count < 2:
+        return Noise(math.nan, math.nan, math.nan, 0.0, 0.0)
+    # All frames' samples stand in memory at once.
+    starts = _pairs(frames[0].shape, max(2048, min(60_000, work.memory // (32 * count))))
+    stack = np.stack([s * scale for s, scale in zip(_samples(work, frames, calibration, starts), scales, strict=True)])
 
-    def level(frame: Reader) -> float:
-        rows = []
-        for y in starts:
-            pixels = frame.read(y, min(height, y + 2))
-            rows.append(pixels if calibration is None else pixels - calibration[y : y + 2])
-        return float(statistics.median(np.concatenate(rows, axis=0).ravel()))
+    def sigma(difference: FloatArray) -> float:
+        return 1.4826 * statistics.median_mad(np.ascontiguousarray(difference).reshape(-1))[1]
 
-    return tuple(work.map(level, frames))
+    single = float(np.median([sigma(stack[i + 1] - stack[i]) for i in range(count - 1)])) / math.sqrt(2.0)
+    measured = math.nan
+    if count >= 4:
+        halves = count // 2
+        first, second = stack[0 : 2 * halves : 2].mean(axis=0), stack[1 : 2 * halves : 2].mean(axis=0)
+        measured = sigma(first - second) / 2.0 * math.sqrt(2 * halves / count)
+    return Noise(single, single / math.sqrt(count), measured, spread, _gradient_spread(stack))
+
+
+def _samples(
+    work: Work, frames: Sequence[Reader], calibration: FloatArray | None, starts: Sequence[int]
+) -> list[FloatArray]:
+    return list(work.map(lambda frame: _sample(frame, calibration, starts), frames))
+
+
+def _gradient_spread(stack: FloatArray) -> float:
+    """Return the largest difference between frames of the change from edge to edge, DN.
+
+    A frame's own pattern cancels against the first frame; the edges are the outer quarters of the sampled rows and
+    of the columns.
+    """
+    import numpy as np
+
+    from wbpy.kernels import statistics
+
+    rows, columns = max(1, stack.shape[1] // 4), max(1, stack.shape[2] // 4)
+
+    def middle(part: FloatArray) -> float:
+        return statistics.median(np.ascontiguousarray(part).reshape(-1))
+
+    slopes = []
+    for image in stack:
+        change = image - stack[0]
+        slopes.append(
+            (middle(change[-rows:]) - middle(change[:rows]), middle(change[:, -columns:]) - middle(change[:, :columns]))
+        )
+    return float(np.max(np.ptp(np.array(slopes), axis=0)))
 
 
 MASTERS = Stage(
     name="masters",
-    version=1,
+    version=2,
     per="calibration group",
     title="Average calibration frames into masters",
     run=run,
@@ -167,6 +303,6 @@ MASTERS = Stage(
         Input("bias", "master_bias", optional=True),
     ),
     outputs=(Output("master", "master", "DN"),),
-    findings=("MAS001", "MAS002", "MAS003", "CAL003"),
+    findings=("MAS001", "MAS002", "MAS003", "MAS004", "CAL003", "OVS001", "OVS002", "OVS003", "INT006"),
     memory=lambda height, width: 4 * height * width * 2,
 )

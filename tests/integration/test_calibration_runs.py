@@ -1,0 +1,317 @@
+"""Calibration through the whole program: scaled darks, pedestals, statistics, and what header and log say of them."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from conftest import Night
+
+import wbpy
+from wbpy.simulate import Sensor, SessionSpec, write_session
+
+UNCOOLED = SessionSpec(
+    seed=51,
+    sensor=Sensor(width=320, height=240, seed=5, dark_e_per_s=0.3, dark_temperature_c=20.0, glow_e_per_s=0.0),
+    n_lights=4,
+    n_stars=120,
+    nebula_e_per_s=0,
+    n_darks=9,
+    n_flats=6,
+    n_flat_darks=6,
+    n_bias=9,
+    exposure_s=60.0,
+    dark_exposures_s=(120.0,),
+    temperature_set_c=None,
+    temperature_c=20.0,
+    temperature_jitter_c=0.0,
+)
+KEPT = ("run.keep=calibrated", "calibrate.optimize_dark=true")
+
+
+@pytest.fixture(scope="module")
+def night(run_night: Callable[..., Night]) -> Night:
+    return run_night(UNCOOLED, set=KEPT)
+
+
+def kept(night: Night, kind: str = "calibrated") -> list[Path]:
+    return sorted((night.out / "frames" / kind).glob("*.fits"))
+
+
+def log(night: Night) -> str:
+    return Path(night.run.log).read_text(encoding="utf-8")
+
+
+def test_dark_of_twice_the_exposure_is_scaled_by_a_half(night: Night) -> None:
+    for light in night.truth.lights:
+        numbers = night.result(light.path).measurements
+        assert numbers["dark_scale"] == pytest.approx(0.5, rel=0.01)
+        assert numbers["dark_scale_error"] < 0.005
+    assert not {"CAL005", "CAL006", "CAL007", "CAL008", "CAL009"} & set(night.finding_ids())
+
+
+def masters_of(night: Night) -> dict[str, np.ndarray]:
+    images = {}
+    for product in night.run.products:
+        if product.kind.startswith("master_"):
+            images[product.kind[7:]] = fits.getdata(product.path).astype(np.float64) * 65535.0
+    return images
+
+
+def test_kept_light_is_equation_1_of_the_guide(night: Night) -> None:
+    """((L - B) - k (D - B)) / F x s + pedestal in float64, within two float32 steps of the range (1/256 DN each)."""
+    masters = masters_of(night)
+    flat = np.sort(masters["flat"].ravel())
+    cut = int(0.05 * flat.size)
+    factor = flat[cut:-cut].mean()
+    for path in kept(night):
+        with fits.open(path) as units:
+            header, found = units[0].header, units[0].data.astype(np.float64) * 65535.0
+        light = next(one for one in night.truth.lights if one.path.stem in path.stem)
+        raw = fits.getdata(light.path).astype(np.float64)
+        signal = (raw - masters["bias"]) - header["DARKSCAL"] * (masters["dark"] - masters["bias"])
+        expected = signal / masters["flat"] * factor + header.get("PEDESTAL", 0)
+        inside = (expected > 0) & (expected < 65535)
+        assert header["FLATF00"] == pytest.approx(factor, rel=1e-6)
+        assert np.abs(found - expected)[inside].max() < 2 / 256
+        assert header["CALMIN"] == pytest.approx((expected - header.get("PEDESTAL", 0)).min(), abs=0.01)
+        assert header["NSTARS"] > 10 and 0 < header["NOISE00"] < 0.01 and 1 < header["FWHM"] < 10
+
+
+def test_log_names_masters_threshold_and_factors(night: Night) -> None:
+    text = log(night)
+    for words in ("Master dark: master_dark", "320 x 240 px", "Dark optimization: threshold", "Flat factors", ", k 0."):
+        assert words in text
+    events = [
+        line for line in Path(night.run.log).with_suffix(".jsonl").read_text().splitlines() if "dark_scale" in line
+    ]
+    assert len(events) == len(night.truth.lights)
+
+
+def test_a_dark_is_not_scaled_without_a_bias(tmp_path: Path) -> None:
+    write_session(tmp_path / "in", replace(UNCOOLED, n_bias=0, dark_exposures_s=(60.0,), n_lights=2))
+    plan = wbpy.plan(tmp_path / "in", tmp_path / "out", set=KEPT)
+    assert "CAL005" in [finding.id for finding in plan.findings]
+    run = wbpy.run(plan)
+    assert run.outcome == "failed" or run.outcome == "partial"
+    assert next(s for s in run.steps if s.id.startswith("calibrate")).outcome == "blocked"
+    assert not [p for p in run.products if p.kind == "integration"]
+
+
+def test_a_dark_of_the_exposure_is_used_as_it_is_by_default(tmp_path: Path) -> None:
+    write_session(tmp_path / "in", replace(UNCOOLED, dark_exposures_s=(60.0,), n_lights=2))
+    plan = wbpy.plan(tmp_path / "in", tmp_path / "out")
+    step = next(s for s in plan.steps if s.stage == "calibrate")
+    assert "dark" in step.inputs and "bias" not in step.inputs
+
+
+def rewrite(path: Path, change: Callable[[np.ndarray, fits.Header], np.ndarray]) -> None:
+    with fits.open(path) as units:
+        data, header = units[0].data, units[0].header.copy()
+    data = change(data.astype(np.float64), header)
+    for keyword in ("BZERO", "BSCALE"):
+        header.remove(keyword, ignore_missing=True)
+    fits.writeto(path, np.clip(data, 0, 65535).astype(np.uint16), header, overwrite=True)
+
+
+def test_a_dark_without_its_bias_is_refused(tmp_path: Path) -> None:
+    truth = write_session(tmp_path / "in", replace(UNCOOLED, n_lights=2))
+    for path in truth.files["dark"]:
+        rewrite(path, lambda data, header: data - 480)
+    run = wbpy.run(wbpy.plan(tmp_path / "in", tmp_path / "out", set=KEPT))
+    found = next(finding for finding in run.findings if finding.id == "CAL006")
+    assert found.evidence["dark_dn"] < 0.5 * found.evidence["bias_dn"]
+    assert next(s for s in run.steps if s.id.startswith("calibrate")).outcome == "blocked"
+
+
+def test_lights_without_dark_signal_are_reported(tmp_path: Path) -> None:
+    """Dark frames of another sensor: nothing of their pattern is in the lights."""
+    truth = write_session(tmp_path / "in", replace(UNCOOLED, n_lights=2))
+    other = replace(UNCOOLED, n_lights=1, sensor=replace(UNCOOLED.sensor, seed=99, bias_column_dn=0.0))
+    foreign = write_session(tmp_path / "other", other)
+    for ours, theirs in zip(truth.files["dark"], foreign.files["dark"], strict=True):
+        ours.write_bytes(theirs.read_bytes())
+    run = wbpy.run(wbpy.plan(tmp_path / "in", tmp_path / "out", set=KEPT))
+    assert {"CAL007", "CAL008"} & {finding.id for finding in run.findings}
+
+
+@pytest.mark.parametrize(("claimed", "reported"), [(70.0, False), (290.0, True)])
+def test_factor_far_from_the_exposures_is_reported(tmp_path: Path, claimed: float, reported: bool) -> None:
+    """The factor is a half; 60 s over 70 s is less than twice that, 60 s over 290 s less than half of it."""
+    truth = write_session(tmp_path / "in", replace(UNCOOLED, n_lights=2))
+
+    def claim(data: np.ndarray, header: fits.Header) -> np.ndarray:
+        header["EXPTIME"] = header["EXPOSURE"] = claimed
+        return data
+
+    for path in truth.files["dark"]:
+        rewrite(path, claim)
+    run = wbpy.run(wbpy.plan(tmp_path / "in", tmp_path / "out", set=KEPT))
+    assert ("CAL008" in {finding.id for finding in run.findings}) == reported
+
+
+def test_pedestal_of_the_header_is_taken_off(tmp_path: Path, night: Night) -> None:
+    """The lights carry 100 DN more and say so: the calibrated frames are those of the night without."""
+    truth = write_session(tmp_path / "in", UNCOOLED)
+    for path in truth.files["light"]:
+        rewrite(path, lambda data, header: (header.set("PEDESTAL", 100), data + 100)[1])
+    out = tmp_path / "out"
+    wbpy.run(wbpy.plan(tmp_path / "in", out, set=KEPT))
+    for ours, theirs in zip(sorted((out / "frames/calibrated").glob("*.fits")), kept(night), strict=True):
+        a, b = fits.getdata(ours).astype(np.float64), fits.getdata(theirs).astype(np.float64)
+        bright = (a < 0.9) & (b > 1e-3)
+        assert np.abs(a - b)[bright].max() * 65535 < 2 / 256
+
+
+def test_pedestal_of_all_dark_frames_stays_in_the_master_and_in_its_header(tmp_path: Path, night: Night) -> None:
+    truth = write_session(tmp_path / "in", UNCOOLED)
+    for path in (*truth.files["dark"], *truth.files["bias"][:4]):
+        rewrite(path, lambda data, header: (header.set("PEDESTAL", 100), data + 100)[1])
+    out = tmp_path / "out"
+    run = wbpy.run(wbpy.plan(tmp_path / "in", out, set=KEPT))
+    for product in run.products:
+        if product.kind in ("master_dark", "master_bias"):
+            with fits.open(product.path) as units:
+                level = float(np.median(units[0].data)) * 65535.0
+                plain = float(np.median(masters_of(night)[product.kind[7:]]))
+                assert units[0].header["PEDESTAL"] == 100
+                assert level == pytest.approx(plain + 100, abs=0.2)
+    for light in night.truth.lights:
+        ours = next(f for f in run.frames if Path(f.path).name == light.path.name)
+        assert ours.measurements["background_dn"] == pytest.approx(
+            night.result(light.path).measurements["background_dn"], abs=0.05
+        )
+
+
+FAINT = replace(UNCOOLED, sky_e_per_s=0.02, n_lights=2)
+
+
+def test_automatic_pedestal_leaves_the_allowed_share_below_zero(tmp_path: Path) -> None:
+    write_session(tmp_path / "in", FAINT)
+    out = tmp_path / "out"
+    run = wbpy.run(wbpy.plan(tmp_path / "in", out, set=KEPT))
+    for path in (out / "frames/calibrated").glob("*.fits"):
+        with fits.open(path) as units:
+            cut = np.count_nonzero(units[0].data == 0) / units[0].data.size
+            pedestal = units[0].header["PEDESTAL"]
+            # One DN less would cut more than is allowed: the share is met within one DN.
+            less = np.count_nonzero(units[0].data <= 1.0 / 65535) / units[0].data.size
+        assert pedestal > 5
+        assert cut <= 0.001 < less
+    assert "calibrated.fits: pedestal" in Path(run.log).read_text(encoding="utf-8")
+    assert "CAL004" not in {finding.id for finding in run.findings}
+
+
+def test_literal_pedestal_is_added_and_pixels_are_not_made_anew(tmp_path: Path) -> None:
+    write_session(tmp_path / "in", FAINT)
+    out = tmp_path / "out"
+    wbpy.run(wbpy.plan(tmp_path / "in", out, set=(*KEPT, "calibrate.pedestal=0")))
+    first = {p.name: fits.getdata(p) for p in (out / "frames/calibrated").glob("*.fits")}
+    images = set((out / ".store").rglob("*.npy")) | set((out / ".store" / "image").iterdir())
+    wbpy.run(wbpy.plan(tmp_path / "in", out, set=(*KEPT, "calibrate.pedestal=200")))
+    assert images == set((out / ".store").rglob("*.npy")) | set((out / ".store" / "image").iterdir())
+    for path in (out / "frames/calibrated").glob("*.fits"):
+        assert fits.getheader(path)["PEDESTAL"] == 200
+        difference = (fits.getdata(path).astype(np.float64) - first[path.name])[first[path.name] > 0] * 65535
+        assert difference == pytest.approx(200, abs=2 / 256)
+
+
+def test_statistics_of_every_frame_stand_in_a_table_for_each_group(night: Night) -> None:
+    tables = sorted((night.out / "statistics").glob("*.csv"))
+    rows = [row for table in tables for row in csv.DictReader(table.read_text(encoding="utf-8").splitlines())]
+    assert {row["file"] for row in rows} >= {str(p) for files in night.truth.files.values() for p in files}
+    for row in rows[::7]:
+        data = fits.getdata(row["file"]).astype(np.float64)
+        assert float(row["mean_dn"]) == pytest.approx(data.mean(), abs=0.001)
+        assert float(row["median_dn"]) == np.median(data)
+        assert float(row["mad_dn"]) == np.median(np.abs(data - np.median(data)))
+        assert (float(row["min_dn"]), float(row["max_dn"])) == (data.min(), data.max())
+        assert int(row["high_count"]) == np.count_nonzero(data >= 60000)
+        assert int(row["zero_count"]) == np.count_nonzero(data <= 0)
+
+
+def test_masters_report_the_noise_that_their_frames_leave(night: Night) -> None:
+    """Read noise 2.5 e- and rounding give 3.14 DN a frame; nine frames leave a third of it."""
+    sensor = UNCOOLED.sensor
+    single = np.sqrt(sensor.read_variance_e2) / sensor.e_per_dn
+    header = fits.getheader(next(p.path for p in night.run.products if p.kind == "master_bias"))
+    assert header["FRMNOISE"] == pytest.approx(single, rel=0.05)
+    assert header["EXPNOISE"] == pytest.approx(single / 3, rel=0.05)
+    assert header["MSTNOISE"] == pytest.approx(single / 3, rel=0.1)
+    assert "MAS004" not in night.finding_ids()
+    assert "raise it by" in log(night)
+
+
+def test_master_of_frames_with_a_drifting_pattern_is_reported(tmp_path: Path) -> None:
+    truth = write_session(tmp_path / "in", replace(UNCOOLED, n_lights=2))
+    pattern = np.random.default_rng(1).normal(0, 6, (240, 320))
+    for number, path in enumerate(sorted(truth.files["bias"])):
+        # Every other frame shows the pattern, as interference that comes and goes.
+        rewrite(path, lambda data, header, on=number % 2: data + on * pattern)
+    run = wbpy.run(wbpy.plan(tmp_path / "in", tmp_path / "out", set=KEPT))
+    assert [f.subject for f in run.findings if f.id == "MAS004"] == [s.id for s in run.steps if "/bias" in s.id]
+
+
+def test_a_second_run_takes_the_calibration_from_the_store(night: Night) -> None:
+    run = wbpy.run(wbpy.plan(night.out.parent / "in", night.out, set=KEPT))
+    assert next(s for s in run.steps if s.id.startswith("calibrate")).outcome == "reused"
+    for light in night.truth.lights:
+        ours = next(f for f in run.frames if f.path == str(light.path))
+        assert ours.measurements == night.result(light.path).measurements
+
+
+def test_listed_pixels_are_replaced_and_counted(tmp_path: Path, night: Night) -> None:
+    listed = tmp_path / "defects.txt"
+    listed.write_text("Col 100\nPixel 500 3\n")
+    options = ("run.keep=calibrated,cosmetic", "calibrate.optimize_dark=true", f"cosmetic.lists={listed}")
+    out = tmp_path / "out"
+    run = wbpy.run(wbpy.plan(night.out.parent / "in", out, set=options))
+    for before, after in zip(kept(night), sorted((out / "frames/cosmetic").glob("*.fits")), strict=True):
+        a, b = fits.getdata(before), fits.getdata(after)
+        pedestals = fits.getheader(after).get("PEDESTAL", 0) - fits.getheader(before).get("PEDESTAL", 0)
+        assert np.mean(np.abs(a[:, 100] + pedestals / 65535 - b[:, 100]) > 1e-7) > 0.9
+    assert "CAL002" not in (found := {f.id for f in run.findings}) and "COS002" in found
+    assert "(mono " in Path(run.log).read_text(encoding="utf-8")
+
+
+def test_missing_defect_list_blocks_the_lights(tmp_path: Path, night: Night) -> None:
+    options = (*KEPT, f"cosmetic.lists={tmp_path / 'nowhere.txt'}")
+    run = wbpy.run(wbpy.plan(night.out.parent / "in", tmp_path / "out", set=options))
+    assert next(s for s in run.steps if s.id.startswith("calibrate")).outcome == "blocked"
+    assert next(f for f in run.findings if f.id == "COS003").severity == "error"
+
+
+LINES = replace(UNCOOLED, n_lights=6, dark_exposures_s=(60.0,), dither_px=6.0)
+
+
+def test_defective_lines_are_found_among_the_lights_and_corrected(tmp_path: Path) -> None:
+    """A column that adds 40 DN to lights of about 20 DN of noise; six lights show it at 8 DN, 240 pixels at 0.6."""
+    truth = write_session(tmp_path / "in", LINES)
+
+    def spoil(data: np.ndarray, header: fits.Header) -> np.ndarray:
+        data[:, 150] += 40
+        data[80:, 220] += 40
+        return data
+
+    for path in truth.files["light"]:
+        rewrite(path, spoil)
+    shifts = {}
+    for use in ("false", "true"):
+        out = tmp_path / use
+        options = ("run.keep=cosmetic", f"linedefects.use={use}", "cosmetic.hot_sigma=0", "cosmetic.cold_sigma=0")
+        plan = wbpy.plan(tmp_path / "in", out, set=options)
+        assert any(step.stage == "linedefects" for step in plan.steps) == (use == "true")
+        run = wbpy.run(plan)
+        assert run.outcome == "done"
+        images = [fits.getdata(path).astype(np.float64) * 65535 for path in sorted((out / "frames/cosmetic").glob("*"))]
+        beside = [np.median((image[:, 149] + image[:, 151]) / 2) for image in images]
+        shifts[use] = np.mean([np.median(image[:, 150]) - b for image, b in zip(images, beside, strict=True)])
+    # The flat divides the 40 DN by 0.8 to 1; six lights of 240 pixels tell the rest to 1 DN.
+    assert 30 < shifts["false"] < 60 and abs(shifts["true"]) < 4
+    text = Path(run.log).read_text(encoding="utf-8")
+    assert "2 defective lines" in text and "column 150 (0 to 239)" in text
