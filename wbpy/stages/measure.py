@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from msgspec import Meta
 
@@ -27,6 +27,12 @@ class MeasureParams(Params, frozen=True, kw_only=True):
         58000.0
     )
     mesh: Annotated[int, Meta(ge=8, description="cell of the background model, px")] = 64
+
+
+FEWEST_FOR_FIELD = 20
+"""With fewer fitted stars tilt and curvature are not known."""
+FEWEST_COMPARED = 6
+"""With fewer fitted stars none is called strange."""
 
 
 @dataclass(frozen=True)
@@ -55,15 +61,66 @@ class Measurement:
     """Standard deviation of the noise of each channel, DN."""
     dispersion: tuple[float, ...]
     """1.4826 x MAD of each channel, DN."""
+    angle: float = math.nan
+    """Mean direction in which stars are drawn out, degrees from +x towards +y, -90 to 90."""
+    coherence: float = 0.0
+    """How far stars agree in that direction: 0 any, 1 all the same."""
+    residual: float = math.nan
+    """Median over the stars of the median absolute residual of the fit over the amplitude."""
+
+    fwhm_map: tuple[float, ...] = (math.nan,) * 9
+    """Median FWHM in three rows of three cells, px; NaN where fewer than three stars were fitted."""
+    eccentricity_map: tuple[float, ...] = (math.nan,) * 9
+    """Median eccentricity in the same cells."""
+    tilt: float = math.nan
+    """Change of the FWHM across the frame, from the sharpest to the opposite side, as a share of that in the middle."""
+    curvature: float = math.nan
+    """Growth of the FWHM from the middle to the corners, as a share of that in the middle."""
+    total_flux: float = math.nan
+    """Sum of the fluxes of the fitted stars, DN."""
+    total_brightness: float = math.nan
+    """Sum of the mean surface brightnesses of the fitted stars, DN/px^2."""
+    local_level: float = math.nan
+    """M*: median of the large-scale background, DN."""
+    local_noise: float = math.nan
+    """N*: noise of the pixels below the large-scale background, DN."""
+
+    @property
+    def psf_signal_weight(self) -> float:
+        """``TFlux TMeanFlux / (sigma M*)``; NaN without stars or without a sky above zero."""
+        from wbpy.kernels import psf_signal
+
+        noise = self.noise[len(self.noise) // 2]
+        return psf_signal.signal_weight(self.total_flux, self.total_brightness, noise, self.local_level)
+
+    @property
+    def psf_snr(self) -> float:
+        """``TFlux^2 / sigma^2``; NaN without stars."""
+        from wbpy.kernels import psf_signal
+
+        return psf_signal.signal_to_noise(self.total_flux, self.noise[len(self.noise) // 2])
 
     def numbers(self) -> dict[str, float | None]:
         """Return the scalar results by the names under which reports show them."""
         names = ("",) if len(self.background) == 1 else ("_r", "_g", "_b")
-        values: dict[str, float | None] = {
+        found = {
             "stars": float(self.count),
-            "fwhm_px": None if math.isnan(self.fwhm) else self.fwhm,
-            "eccentricity": None if math.isnan(self.eccentricity) else self.eccentricity,
+            "fwhm_px": self.fwhm,
+            "eccentricity": self.eccentricity,
+            "elongation_angle_deg": self.angle,
+            "elongation_coherence": self.coherence,
+            "fit_residual": self.residual,
+            "tilt_percent": 100 * self.tilt,
+            "curvature_percent": 100 * self.curvature,
+            **{f"fwhm_r{i // 3}c{i % 3}_px": value for i, value in enumerate(self.fwhm_map)},
+            **{f"eccentricity_r{i // 3}c{i % 3}": value for i, value in enumerate(self.eccentricity_map)},
+            "m_star_dn": self.local_level,
+            "n_star_dn": self.local_noise,
+            "psf_flux_dn": self.total_flux,
+            "psf_signal_weight": self.psf_signal_weight,
+            "psf_snr": self.psf_snr,
         }
+        values: dict[str, float | None] = {n: None if math.isnan(value) else value for n, value in found.items()}
         for name, background, noise in zip(names, self.background, self.noise, strict=True):
             values[f"background{name}_dn"] = background
             values[f"noise{name}_dn"] = noise
@@ -85,7 +142,7 @@ def run(params: MeasureParams, image: FloatArray, cfa: npt.NDArray[np.uint8] | N
     """
     import numpy as np
 
-    from wbpy.kernels import debayer, stars, statistics
+    from wbpy.kernels import debayer, psf_signal, stars, statistics
 
     background, noise, dispersion = [], [], []
     for values, planes in zip(statistics.sampled(image, cfa), _planes(image, cfa), strict=True):
@@ -101,16 +158,37 @@ def run(params: MeasureParams, image: FloatArray, cfa: npt.NDArray[np.uint8] | N
         debayer.green(image, cfa, plane)
     x = y = flux = width = shape = np.empty(0)
     usable = np.empty(0, bool)
+    angle = residual = total = brightness = local_level = local_noise = math.nan
+    coherence = 0.0
+    widths: tuple[float, ...] = (math.nan,) * 9
+    shapes = widths
+    tilt = curvature = math.nan
     sigma = noise[len(noise) // 2]
     if sigma > 0 and np.isfinite(sigma):
         level, _ = statistics.background_mesh(plane, params.mesh)
         sky = statistics.expand_mesh(level, plane.shape, params.mesh)
+        # Interpolated pixels have too little noise: of CFA data those of one green site are taken.
+        row, column = (0, 0) if cfa is None else (0, int(np.argmax(cfa[0] == 1)))
+        every = 1 if cfa is None else 2
+        local_level, local_noise = psf_signal.local_background(
+            image[row::every, column::every], sky[row::every, column::every]
+        )
         found = stars.detect_stars(plane, sky, sigma, params.threshold, params.max_stars, params.saturation)
         order = np.flatnonzero(found.flags == 0)[: params.max_fits]
         fits = stars.fit_stars(plane, found.x[order], found.y[order], params.saturation)
-        good = fits.ok
+        good = fits.ok.copy()
+        typical = typical_profiles(fits[good])
+        good[good] = typical
+        strange = order[np.isfinite(fits.amplitude) & ~good & ~fits.saturated]
+        total, brightness = psf_signal.total_fluxes(*psf_signal.hybrid_flux(plane, fits[good], params.saturation))
         width = np.sqrt(fits.fwhm_major[good] * fits.fwhm_minor[good])
         shape = np.sqrt(np.maximum(0.0, 1.0 - (fits.fwhm_minor[good] / fits.fwhm_major[good]) ** 2))
+        if good.any():
+            angle, coherence = mean_direction(fits.theta[good])
+            residual = float(np.median(fits.residual[good]))
+            at = np.column_stack([fits.x[good], fits.y[good]])
+            widths, shapes = field_map(at, width, plane.shape), field_map(at, shape, plane.shape)
+            tilt, curvature = field_shape(at, width, plane.shape)
         x, y = found.x.copy(), found.y.copy()
         x[order[good]], y[order[good]] = fits.x[good], fits.y[good]
         radius = aperture_radius(float(np.median(width)) if width.size else math.nan)
@@ -118,6 +196,8 @@ def run(params: MeasureParams, image: FloatArray, cfa: npt.NDArray[np.uint8] | N
         usable = np.zeros(x.size, bool)
         usable[order[good]] = True
         usable &= np.isfinite(flux) & (flux > 0)
+        # A profile was found, but not that of a star or of these stars: cosmic rays, knots of a nebula, galaxies.
+        x, y, flux, usable = (np.delete(column, strange) for column in (x, y, flux, usable))
     return Measurement(
         x=x,
         y=y,
@@ -129,7 +209,113 @@ def run(params: MeasureParams, image: FloatArray, cfa: npt.NDArray[np.uint8] | N
         background=tuple(background),
         noise=tuple(noise),
         dispersion=tuple(dispersion),
+        angle=angle,
+        coherence=coherence,
+        residual=residual,
+        fwhm_map=widths,
+        eccentricity_map=shapes,
+        tilt=tilt,
+        curvature=curvature,
+        total_flux=total,
+        total_brightness=brightness,
+        local_level=local_level,
+        local_noise=local_noise,
     )
+
+
+def mean_direction(theta: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Return the mean of directions without a head, degrees in [-90, 90), and their agreement from 0 to 1.
+
+    Twice the angle is averaged as a vector (Mardia and Jupp, Directional Statistics, sect. 1.1): 89 and -89 degrees
+    are neighbours.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> mean_direction(np.radians([89.0, -89.0, 90.0]))[1] > 0.99
+    True
+    """
+    import numpy as np
+
+    c, s = float(np.mean(np.cos(2 * theta))), float(np.mean(np.sin(2 * theta)))
+    angle = math.degrees(0.5 * math.atan2(s, c))
+    return (angle - 180.0 if angle >= 90.0 else angle), math.hypot(c, s)
+
+
+def field_map(
+    at: npt.NDArray[np.float64], values: npt.NDArray[np.float64], shape: tuple[int, int]
+) -> tuple[float, ...]:
+    """Return the median of values in three rows of three cells of the frame; NaN with fewer than three values.
+
+    Parameters
+    ----------
+    at : (n, 2) array, px
+        Points (x, y).
+    values : (n,) array
+    shape : (int, int)
+        Height and width of the frame.
+    """
+    import numpy as np
+
+    column = np.clip((3 * (at[:, 0] + 0.5) / shape[1]).astype(int), 0, 2)
+    row = np.clip((3 * (at[:, 1] + 0.5) / shape[0]).astype(int), 0, 2)
+    cells = [values[(row == j) & (column == i)] for j in range(3) for i in range(3)]
+    return tuple(float(np.median(cell)) if cell.size >= 3 else math.nan for cell in cells)
+
+
+def field_shape(
+    at: npt.NDArray[np.float64], width: npt.NDArray[np.float64], shape: tuple[int, int]
+) -> tuple[float, float]:
+    """Return tilt and curvature of the field of sharpness; NaN with fewer than twenty stars.
+
+    ``FWHM = a + b u + c v + d (u^2 + v^2) / 2`` is fitted, with u and v from -1 to 1 across the frame, twice again
+    without what lies beyond 3 sigma. The tilt is ``2 hypot(b, c) / a``, the curvature ``d / a``.
+    """
+    import numpy as np
+
+    if len(width) < FEWEST_FOR_FIELD:
+        return math.nan, math.nan
+    u = 2 * (at[:, 0] + 0.5) / shape[1] - 1
+    v = 2 * (at[:, 1] + 0.5) / shape[0] - 1
+    terms = np.column_stack([np.ones_like(u), u, v, (u * u + v * v) / 2])
+    kept = np.ones(len(width), bool)
+    for _ in range(3):
+        fit = np.linalg.lstsq(terms[kept], width[kept], rcond=None)[0]
+        away = np.abs(width - terms @ fit)
+        kept = away <= 3 * 1.4826 * float(np.median(away[kept]))
+        if kept.sum() < FEWEST_FOR_FIELD // 2:
+            return math.nan, math.nan
+    return float(2 * math.hypot(fit[1], fit[2]) / fit[0]), float(fit[3] / fit[0])
+
+
+def typical_profiles(fits: Any) -> npt.NDArray[np.bool_]:
+    """Return which fits have about the profile that most have.
+
+    Stars of one frame share their width and, when they are drawn out, its direction; cosmic rays and knots of a nebula
+    share nothing. In the space of the logarithm of the width and the two components of the ellipticity
+    ``(1 - q) / (1 + q)`` the densest place is sought, and what lies within four times the typical distance of it
+    is kept: at least 0.2 and at most 0.6, so that an optics' aberrations towards the corners are no reason to go.
+
+    Parameters
+    ----------
+    fits : (n,) record array
+        From `stars.fit_stars`, all ok.
+    """
+    import numpy as np
+    from scipy.spatial import cKDTree
+
+    if len(fits) < FEWEST_COMPARED:
+        return np.ones(len(fits), bool)
+    ratio = fits["fwhm_minor"] / fits["fwhm_major"]
+    drawn = (1 - ratio) / (1 + ratio)
+    size = 0.5 * np.log(fits["fwhm_major"] * fits["fwhm_minor"])
+    points = np.column_stack([size, drawn * np.cos(2 * fits["theta"]), drawn * np.sin(2 * fits["theta"])])
+    tree = cKDTree(points)
+    densest = points[int(np.argmax(tree.query_ball_point(points, 0.15, return_length=True)))]
+    centre = points[tree.query_ball_point(densest, 0.15)].mean(axis=0)
+    distance = np.linalg.norm(points - centre, axis=1)
+    spread = float(np.median(distance[distance < 0.6]))
+    return np.asarray(distance <= min(max(4 * spread, 0.2), 0.6))
 
 
 def aperture_radius(fwhm: float) -> float:
@@ -151,7 +337,7 @@ def _planes(image: FloatArray, cfa: npt.NDArray[np.uint8] | None) -> list[list[F
 
 MEASURE = Stage(
     name="measure",
-    version=1,
+    version=2,
     per="light",
     title="Measure stars, background and noise",
     run=run,

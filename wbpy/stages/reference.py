@@ -15,7 +15,13 @@ from wbpy.stages.measure import Measurement
 class ReferenceParams(Params, frozen=True, kw_only=True):
     """Which frame leads."""
 
-    frame: Annotated[str, Meta(description="file name of the reference; auto takes the best frame")] = "auto"
+    frame: Annotated[
+        str,
+        Meta(
+            description="file name of a light, or path of an integration or another finished picture of the target, on "
+            "whose grid all is laid; auto takes the best light"
+        ),
+    ] = "auto"
 
 
 @dataclass(frozen=True)
@@ -85,8 +91,8 @@ REFERENCE = Stage(
     title="Choose the registration reference",
     run=run,
     params=ReferenceParams,
-    inputs=(Input("stars", "measurement"),),
+    inputs=(Input("stars", "measurement"), Input("approval", "decision", optional=True)),
     outputs=(Output("reference", "decision", "frame"),),
-    findings=("REF001", "REF002"),
+    findings=("REF001", "REF002", "REF003"),
     memory=lambda height, width: 0,
 )
