@@ -6,16 +6,17 @@ and normalized; then outliers are rejected and the rest is averaged. No register
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta
 
 from wbpy.stages import debayer
-from wbpy.stages.base import Input, Output, Params, Stage, Window, Work
+from wbpy.stages.base import Input, Output, Stage, Window, Work
 from wbpy.stages.debayer import DebayerParams
-from wbpy.stages.masters import Rejection
+from wbpy.stages.masters import RejectionParams
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,14 +25,35 @@ if TYPE_CHECKING:
     from wbpy.stages.base import FloatArray
 
 
-class IntegrateParams(Params, frozen=True, kw_only=True):
+class IntegrateParams(RejectionParams, frozen=True, kw_only=True):
     """How registered lights are combined."""
 
-    rejection: Annotated[Rejection, Meta(description="pixel rejection; auto takes it from rules/integration.toml")] = (
-        "auto"
-    )
-    low: Annotated[float, Meta(ge=0, description="limit below the centre, in the unit of the algorithm")] = 4.0
-    high: Annotated[float, Meta(ge=0, description="limit above the centre, in the unit of the algorithm")] = 3.0
+    range_low: Annotated[
+        float | None,
+        Meta(description="calibrated samples not above this count as rejected low, DN; none: no such limit"),
+    ] = None
+    range_high: Annotated[
+        float | None,
+        Meta(description="calibrated samples not below this count as rejected high, DN; none: no such limit"),
+    ] = None
+    large_scale_low: Annotated[
+        bool, Meta(description="also reject around large structures of a light that were rejected as too dark")
+    ] = False
+    large_scale_high: Annotated[
+        bool, Meta(description="also reject around large structures of a light that were rejected as too bright")
+    ] = False
+    large_scale_layers: Annotated[
+        int, Meta(ge=0, le=6, description="median filters of 3, 5, 9 ... px that a large structure has to survive")
+    ] = 2
+    large_scale_growth: Annotated[
+        int, Meta(ge=0, le=20, description="radius by which large structures are widened, px")
+    ] = 2
+    maps: Annotated[
+        tuple[Literal["coverage", "variance", "weight"], ...],
+        Meta(
+            description="maps written beside the rejection maps: number of lights, variance of the mean, sum of weights"
+        ),
+    ] = ()
     interpolation: Annotated[
         Literal["lanczos3", "bilinear", "nearest"], Meta(description="how frames are resampled onto the reference")
     ] = "lanczos3"
@@ -54,6 +76,10 @@ class Light:
     scale: tuple[float, ...]
     offset: tuple[float, ...]
     weight: tuple[float, ...]
+    surfaces: tuple[npt.NDArray[np.float64], ...] = ()
+    """Of a local normalization: nodes of the offset of each channel instead of `offset`."""
+    surface_step: int = 0
+    """Distance of the nodes, px."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +93,9 @@ class Strip:
     """(C, h, W) float32: share of the samples rejected as too dark; 1 where no frame reaches."""
     high: FloatArray
     """(C, h, W) float32: share of the samples rejected as too bright."""
+    maps: dict[str, FloatArray]
+    """(C, h, W) float32 for each name of `IntegrateParams.maps`: number of lights that have a sample; variance of the
+    mean, DN^2, NaN where fewer than two samples were kept; sum of the weights of the samples kept."""
 
 
 @dataclass
@@ -112,7 +141,10 @@ def run(
     height, width = shape
     channels = 1 if cfa is None else 3
     # Stack and its sorted blocks, plus what one frame needs while it is debayered and resampled.
-    per_pixel = 4 * channels * (len(lights) + 4) + 4 * 24
+    per_pixel = 4 * channels * (len(lights) + 4 + len(params.maps)) + 4 * 24
+    if params.large_scale_low or params.large_scale_high:
+        # One channel's samples a second time, judged and cropped.
+        per_pixel += 8 * len(lights)
     side = tile_side(work.memory // (2 * work.workers), per_pixel)
     tiles = [
         (y, x, min(height, y + side), min(width, x + side))
@@ -120,20 +152,28 @@ def run(
         for x in range(0, width, side)
     ]
 
-    def tile(box: tuple[int, int, int, int]) -> Any:
-        return _tile(params, debayer_params, lights, cfa, channels, box)
+    def tile(box: tuple[int, int, int, int]) -> _Tile:
+        return _tile(params, debayer_params, lights, shape, cfa, channels, box)
 
     strip: Strip | None = None
     for done, (box, result) in enumerate(zip(tiles, work.map(tile, tiles), strict=True), 1):
         y0, x0, y1, x1 = box
         if x0 == 0:
-            planes = [np.empty((channels, y1 - y0, width), np.float32) for _ in range(3)]
-            strip = Strip(y0, *planes)
+            image, low, high, *maps = (
+                np.empty((channels, y1 - y0, width), np.float32) for _ in range(3 + len(params.maps))
+            )
+            strip = Strip(y0, image, low, high, dict(zip(params.maps, maps, strict=True)))
         assert strip is not None
-        strip.image[:, :, x0:x1], strip.low[:, :, x0:x1], strip.high[:, :, x0:x1] = result[:3]
-        counts.offered += result[3]
-        counts.low += result[4][:, 0]
-        counts.high += result[4][:, 1]
+        strip.image[:, :, x0:x1], strip.low[:, :, x0:x1], strip.high[:, :, x0:x1] = (
+            result.image,
+            result.low,
+            result.high,
+        )
+        for name, plane in result.maps.items():
+            strip.maps[name][:, :, x0:x1] = plane
+        counts.offered += result.counts.offered
+        counts.low += result.counts.low
+        counts.high += result.counts.high
         work.report(done, len(tiles), "tiles")
         if x1 == width:
             yield strip
@@ -145,44 +185,111 @@ def tile_side(memory: int, bytes_per_pixel: int) -> int:
     return max(64, min(512, side - side % 32))
 
 
+@dataclass(frozen=True)
+class _Tile:
+    """A finished rectangle of the result; see `Strip` and `Counts`."""
+
+    image: FloatArray
+    low: FloatArray
+    high: FloatArray
+    maps: dict[str, FloatArray]
+    counts: Counts
+
+
 def _tile(
     params: IntegrateParams,
     debayer_params: DebayerParams,
     lights: Sequence[Light],
+    shape: tuple[int, int],
     cfa: npt.NDArray[np.uint8] | None,
     channels: int,
     box: tuple[int, int, int, int],
-) -> tuple[FloatArray, FloatArray, FloatArray, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return image, low and high shares, samples offered and samples rejected of one tile."""
+) -> _Tile:
+    """Return one tile. Large structures are sought in a wider rectangle, so that they do not end at its edges."""
     import numpy as np
 
-    from wbpy.kernels import combine, rejection
+    from wbpy.kernels import combine, local_normalization, rejection, structures
 
     y0, x0, y1, x1 = box
     h, w = y1 - y0, x1 - x0
+    grown = params.large_scale_low or params.large_scale_high
+    margin = structures.reach(params.large_scale_layers, params.large_scale_growth) if grown else 0
+    top, left = max(0, y0 - margin), max(0, x0 - margin)
+    rows, columns = min(shape[0], y1 + margin) - top, min(shape[1], x1 + margin) - left
+    inner = np.s_[y0 - top : y1 - top, x0 - left : x1 - left]
     count = len(lights)
-    stack = np.empty((channels, count, h * w), np.float32)
-    resampled = np.empty((channels, h, w), np.float32)
-    for number, light in enumerate(lights):
-        resample(params, debayer_params, light.window, light.matrix, cfa, resampled, x0, y0)
-        for c in range(channels):
-            np.multiply(resampled[c].reshape(-1), np.float32(light.scale[c]), out=stack[c, number])
-            stack[c, number] += np.float32(light.offset[c])
-    offered = np.isfinite(stack).sum(axis=(0, 2), dtype=np.int64)
+    stack = np.empty((channels, count, rows, columns), np.float32)
+    resampled = np.empty((channels, rows, columns), np.float32)
     lost = np.zeros((count, 2), np.int64)
+    out_of_range = np.zeros((2, channels, h, w), np.uint16)
+    for number, light in enumerate(lights):
+        resample(params, debayer_params, light.window, light.matrix, cfa, resampled, left, top)
+        for c in range(channels):
+            plane, target = resampled[c], stack[c, number]
+            for side, limit in enumerate((params.range_low, params.range_high)):
+                if limit is not None:
+                    beyond = plane <= limit if side == 0 else plane >= limit
+                    out_of_range[side, c] += beyond[inner]
+                    lost[number, side] += np.count_nonzero(beyond[inner])
+                    plane[beyond] = np.nan
+            if light.surfaces:
+                step = light.surface_step
+                local_normalization.apply(plane, light.scale[c], light.surfaces[c], step, left, top, target)
+            else:
+                np.multiply(plane, np.float32(light.scale[c]), out=target)
+                target += np.float32(light.offset[c])
+    present = np.isfinite(stack[(..., *inner)])
+    offered = present.sum(axis=(0, 2, 3), dtype=np.int64) + lost.sum(axis=1)
     image, low_share, high_share = (np.empty((channels, h, w), np.float32) for _ in range(3))
-    low, high, weight_sum = (np.empty(h * w, np.float32) for _ in range(3))
+    maps: dict[str, FloatArray] = {name: np.empty((channels, h, w), np.float32) for name in params.maps}
+    if "coverage" in maps:
+        maps["coverage"][:] = present.sum(axis=1) + out_of_range.sum(axis=0)
+    low, high = (np.empty(rows * columns, np.float32) for _ in range(2))
+    weight_sum = np.empty(h * w, np.float32)
     low_count, high_count = np.empty(h * w, np.uint16), np.empty(h * w, np.uint16)
     algorithm = rejection.ALGORITHMS[params.rejection]
     for c in range(channels):
         weights = np.array([light.weight[c] for light in lights], np.float64)
-        rejection.bounds(stack[c], algorithm, params.low, params.high, low, high)
+        values = stack[c].reshape(count, rows * columns)
+        rejection.bounds(values, algorithm, params.low, params.high, low, high, params.ccd_noise)
+        judged, least, most = values, low, high
+        if grown:
+            judged = _judged(params, stack[c], low.reshape(rows, columns), high.reshape(rows, columns))[(..., *inner)]
+            judged = judged.reshape(count, h * w)
+            values = stack[c][(..., *inner)].reshape(count, h * w)
+            least, most = (np.ascontiguousarray(b.reshape(rows, columns)[inner]).reshape(-1) for b in (low, high))
         flat = image[c].reshape(-1)
-        combine.mean(stack[c], stack[c], low, high, weights, flat, weight_sum, low_count, high_count, lost)
-        empty = np.isnan(flat)
-        low_share[c] = np.where(empty, 1.0, low_count / np.float32(count)).reshape(h, w)
-        high_share[c] = (high_count / np.float32(count)).reshape(h, w)
-    return image, low_share, high_share, offered, lost
+        variance = maps["variance"][c].reshape(-1) if "variance" in maps else None
+        combine.mean(values, judged, least, most, weights, flat, weight_sum, low_count, high_count, lost, variance)
+        if "weight" in maps:
+            maps["weight"][c] = weight_sum.reshape(h, w)
+        empty = np.isnan(image[c])
+        shares = [
+            (counted.reshape(h, w) + out_of_range[side, c]) / np.float32(count)
+            for side, counted in enumerate((low_count, high_count))
+        ]
+        low_share[c] = np.where(empty, 1.0, shares[0])
+        high_share[c] = shares[1]
+    return _Tile(image, low_share, high_share, maps, Counts(offered, lost[:, 0], lost[:, 1]))
+
+
+def _judged(params: IntegrateParams, stack: FloatArray, low: FloatArray, high: FloatArray) -> FloatArray:
+    """Return the samples (N, h, w) with those on large structures of rejected ones moved beyond all bounds."""
+    import numpy as np
+
+    from wbpy.kernels import structures
+
+    judged = stack.copy()
+    beyond = np.finfo(np.float32).max
+    for plane, moved in zip(stack, judged, strict=True):
+        for wanted, rejected, away in (
+            (params.large_scale_low, plane < low, -beyond),
+            (params.large_scale_high, (plane > high) & (plane >= low), beyond),
+        ):
+            if wanted:
+                wide = structures.large(rejected.view(np.uint8), params.large_scale_layers, params.large_scale_growth)
+                moved[(wide > 0) & np.isfinite(plane)] = away
+    return judged
 
 
 def resample(
@@ -225,9 +332,92 @@ def _widened(start: int, end: int, size: int) -> tuple[int, int]:
     return start - start % 2, end
 
 
+@dataclass(frozen=True)
+class Quality:
+    """Noise and sharpness of an integration beside those of its best light, measured the same way.
+
+    In the middle of the picture, of the green or only channel. Both have been resampled, which smooths noise, so that
+    their ratio is fair; the light's is scaled as in the integration.
+    """
+
+    noise: float
+    """Standard deviation of the noise, DN."""
+    best_noise: float
+    """Of the light with the highest weight, DN."""
+    predicted_noise: float
+    """What weights, scales and noise of the lights promise, DN."""
+    fwhm: float
+    """px; NaN without stars."""
+    best_fwhm: float
+
+    def numbers(self) -> dict[str, float | None]:
+        """Return the results by the names under which reports show them."""
+        values = {
+            "noise_dn": self.noise,
+            "noise_best_light_dn": self.best_noise,
+            "noise_predicted_dn": self.predicted_noise,
+            "snr_gain": self.best_noise / self.noise if self.noise > 0 else math.nan,
+            "snr_gain_predicted": self.best_noise / self.predicted_noise if self.predicted_noise > 0 else math.nan,
+            "fwhm_px": self.fwhm,
+            "fwhm_best_light_px": self.best_fwhm,
+        }
+        return {name: None if math.isnan(value) else value for name, value in values.items()}
+
+
+def middle_of(shape: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return (y0, y1, x0, x1) of the part of a picture in which its quality is measured: at most 1024 px a side."""
+    (y0, y1), (x0, x1) = (((size - min(size, 1024)) // 2, (size + min(size, 1024)) // 2) for size in shape)
+    return y0, y1, x0, x1
+
+
+def quality(
+    params: IntegrateParams,
+    debayer_params: DebayerParams,
+    image: FloatArray,
+    lights: Sequence[Light],
+    noise: Sequence[float],
+    shape: tuple[int, int],
+    cfa: npt.NDArray[np.uint8] | None,
+) -> Quality:
+    """Return the quality of an integration.
+
+    Parameters
+    ----------
+    params, debayer_params : IntegrateParams, DebayerParams
+        As for `run`.
+    image : (h, w) float32 ndarray, DN
+        The part of `middle_of` of the green or only channel of the result.
+    lights : sequence of Light
+        Of `run`.
+    noise : sequence of float
+        Noise of each light in that channel, DN, before it is scaled.
+    shape : tuple of int
+        (height, width) of the picture.
+    cfa : (2, 2) uint8 ndarray or None
+        Of the lights.
+    """
+    import numpy as np
+
+    from wbpy.kernels import statistics
+    from wbpy.stages import measure
+
+    channel = 0 if cfa is None else 1
+    weights = np.array([light.weight[channel] for light in lights])
+    scaled = np.array([light.scale[channel] * sigma for light, sigma in zip(lights, noise, strict=True)])
+    best = int(np.argmax(weights))
+    y0, y1, x0, x1 = middle_of(shape)
+    planes = np.empty((1 if cfa is None else 3, y1 - y0, x1 - x0), np.float32)
+    resample(params, debayer_params, lights[best].window, lights[best].matrix, cfa, planes, x0, y0)
+    single = planes[channel] * np.float32(lights[best].scale[channel])
+    sigma, single_sigma = (statistics.noise_mrs(plane)[0] for plane in (image, single))
+    share = np.sqrt(np.sum((weights * scaled) ** 2)) / np.sum(weights) / scaled[best] if scaled[best] > 0 else np.nan
+    widths = [measure.run(measure.MeasureParams(), plane, None).fwhm for plane in (image, single)]
+    return Quality(sigma, single_sigma, float(share * single_sigma), *widths)
+
+
 INTEGRATE = Stage(
     name="integrate",
-    version=1,
+    version=2,
     per="integration group",
     title="Reject outliers and average",
     run=run,
@@ -244,6 +434,6 @@ INTEGRATE = Stage(
         Output("rejection_low", "rejection_map", "1"),
         Output("rejection_high", "rejection_map", "1"),
     ),
-    findings=("INT001", "INT002", "INT003", "INT004", "INT005"),
+    findings=("INT001", "INT002", "INT003", "INT004", "INT005", "INT006"),
     memory=lambda height, width: 64_000_000,
 )
