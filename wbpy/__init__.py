@@ -25,19 +25,24 @@ if TYPE_CHECKING:
 
     from wbpy.catalog import Catalog
     from wbpy.config import Config
+    from wbpy.costs import Forecast
     from wbpy.engine.events import Event, Listener
     from wbpy.errors import ConfigError, PlanError, ReadError, RuleError, WbpyError
     from wbpy.explaining import Explanation
-    from wbpy.model import Finding, Frame, Group, Match, Plan, Run, Step
+    from wbpy.inspecting import Inspection
+    from wbpy.model import Comparison, Finding, Frame, Group, Match, Param, Plan, Run, Step
+    from wbpy.planner import load_plan
     from wbpy.rules import Rules
     from wbpy.stages.base import Stage
 
 __all__ = [
     "Catalog",
+    "Comparison",
     "ConfigError",
     "Event",
     "Explanation",
     "Finding",
+    "Forecast",
     "Frame",
     "Group",
     "Match",
@@ -49,7 +54,12 @@ __all__ = [
     "Step",
     "WbpyError",
     "__version__",
+    "compare",
+    "dump_headers",
     "explain",
+    "inspect",
+    "forecast",
+    "load_plan",
     "plan",
     "run",
     "scan",
@@ -59,9 +69,14 @@ _HOMES = {
     "Catalog": "wbpy.catalog",
     "Event": "wbpy.engine.events",
     "Explanation": "wbpy.explaining",
+    "Forecast": "wbpy.costs",
+    "load_plan": "wbpy.planner",
     **dict.fromkeys(("ConfigError", "PlanError", "ReadError", "RuleError", "WbpyError"), "wbpy.errors"),
-    **dict.fromkeys(("Finding", "Frame", "Group", "Match", "Plan", "Run", "Step"), "wbpy.model"),
+    **dict.fromkeys(("Comparison", "Finding", "Frame", "Group", "Match", "Plan", "Run", "Step"), "wbpy.model"),
 }
+
+SPEEDS = "speeds.json"
+"""Name of the record of what runs took, in the user's cache folder."""
 
 StrPath = str | os.PathLike[str]
 Paths = StrPath | Sequence[StrPath]
@@ -93,6 +108,7 @@ def scan(
     memory_limit: str | None = None,
     workers: int | None = None,
     keep: str | Sequence[str] = (),
+    library: Paths = (),
     previous: Catalog | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Catalog:
@@ -112,6 +128,9 @@ def scan(
         ``section.name=value`` texts; they win over preset and files.
     memory_limit, workers, keep
         As for :func:`plan`; checked here, so that all functions take the same options, and used there.
+    library : path or sequence of paths
+        Folders with calibration frames that serve all projects. Their headers are kept in the user's cache folder, so
+        that they are read once. Lights in them are left alone.
     previous : Catalog, optional
         An earlier catalog: files whose size and time are unchanged are not read again, provided that the rules and
         the ``[scan]`` settings are the same.
@@ -125,8 +144,50 @@ def scan(
     RuleError
         If a file of the rules is wrong.
     """
-    knowledge, settings = _settings(rules, config, preset, set, _run_options(memory_limit, workers, keep))
+    options = _run_options(memory_limit, workers, keep) | _libraries(library)
+    knowledge, settings = _settings(rules, config, preset, set, options)
     return _scan(_existing(paths), knowledge, settings, previous, progress)
+
+
+def dump_headers(catalog: Catalog, out: StrPath, *, rules: Paths = ()) -> tuple[Path, ...]:
+    """Write the headers of a catalog as texts that can be sent in, and return their paths.
+
+    One header is written for each kind of file: program, camera, type and what was found. Values that tell who took
+    the frames and where, by the keywords of ``rules/personal.toml``, are left out.
+
+    Parameters
+    ----------
+    catalog : Catalog
+        Of a scan.
+    out : path
+        A folder, made when it does not exist; or a name that ends with ``.txt`` for one text with all headers.
+    rules : path or sequence of paths
+        As for :func:`scan`.
+
+    Raises
+    ------
+    ConfigError
+        If `out` cannot be written.
+    """
+    from wbpy.dumping import headers_by_kind
+    from wbpy.errors import ConfigError
+    from wbpy.io.products import write_atomic
+    from wbpy.rules import load_rules
+
+    texts = headers_by_kind(catalog, load_rules([Path(folder) for folder in _many(rules)]))
+    target = Path(out)
+    if target.suffix.lower() == ".txt":
+        whole = "\n".join(f"# {name}\n{text}" for name, text in texts.items())
+        contents = {target: whole}
+    else:
+        contents = {target / name: text for name, text in texts.items()}
+    try:
+        for path, text in contents.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, text.encode("utf-8", "backslashreplace"))
+    except OSError as error:
+        raise ConfigError(f"{out}: the headers cannot be written: {error.strerror or error}") from error
+    return tuple(contents)
 
 
 def plan(
@@ -140,10 +201,18 @@ def plan(
     memory_limit: str | None = None,
     workers: int | None = None,
     keep: str | Sequence[str] = (),
+    library: Paths = (),
+    group_by: str | Sequence[str] = (),
+    merge: str | Sequence[str] = (),
+    use: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
+    force: bool = False,
     previous: Catalog | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Plan:
-    """Return the plan for `source` and save it as ``plan.json`` in `out`; nothing else is written.
+    """Return the plan for `source` and save it in `out`: ``plan.json`` for programs, ``plan.html`` for people.
+
+    Nothing else is written.
 
     Parameters
     ----------
@@ -151,8 +220,8 @@ def plan(
         A catalog, or what :func:`scan` takes.
     out : path
         Output folder; it is made when it does not exist.
-    rules, config, preset, set, previous, progress
-        As for :func:`scan`; the last two count only when `source` is paths. Without `previous` the catalog that an
+    rules, config, preset, set, library, previous, progress
+        As for :func:`scan`; the last three count only when `source` is paths. Without `previous` the catalog that an
         earlier run left in `out` is used.
     memory_limit : str, optional
         Memory that the run may use, such as ``"8GB"``.
@@ -160,6 +229,15 @@ def plan(
         Threads; 0 is one per core.
     keep : str or sequence of str
         Which images of every frame to write: ``calibrated``, ``cosmetic``, ``debayered``, ``registered``.
+    group_by, merge : str or sequence of str
+        What also splits the integrations, and what does not: fields, or keywords from header, file or folder name;
+        ``KIND:NAME`` for other groups. See ``[group]`` in the configuration.
+    use : str or sequence of str
+        Masters chosen by hand: ``ROLE=FILE``, ``ROLE=GROUP`` or ``ROLE=none``, for one group with ``@GROUP``.
+    exclude : str or sequence of str
+        Frames to leave out: a file, or a condition such as ``exposure < 10 and filter == Ha``.
+    force : bool
+        Accept masters chosen by hand although they break what must be equal.
 
     Raises
     ------
@@ -169,10 +247,44 @@ def plan(
     RuleError
         If a file of the rules is wrong.
     """
-    knowledge, settings = _settings(rules, config, preset, set, _run_options(memory_limit, workers, keep))
+    options = _run_options(memory_limit, workers, keep) | _libraries(library)
+    options |= _decisions(group_by, merge, use, exclude, force)
+    knowledge, settings = _settings(rules, config, preset, set, options)
     _, made = _plan(source, out, knowledge, settings, previous, progress)
     _save_plan(made)
     return made
+
+
+def forecast(plan: Plan) -> Forecast:
+    """Return what a plan will cost on this machine: time by what earlier runs took, disk by what is free.
+
+    ``plan.estimate`` holds the same by fixed rates, because the bytes of a plan must not depend on the machine.
+    """
+    from wbpy.config import cache_folder
+    from wbpy.engine.speed import make_forecast
+
+    return make_forecast(plan, cache_folder() / SPEEDS)
+
+
+def compare(old: Plan | StrPath, new: Plan | StrPath) -> Comparison:
+    """Return what changed from one plan to another, and why.
+
+    Parameters
+    ----------
+    old, new : Plan or path
+        Plans, or the paths of their ``plan.json``.
+
+    Raises
+    ------
+    PlanError
+        If a plan cannot be read.
+    """
+    from wbpy.comparing import compare_plans
+    from wbpy.model import Plan
+    from wbpy.planner import load_plan
+
+    first, second = (one if isinstance(one, Plan) else load_plan(Path(one)) for one in (old, new))
+    return compare_plans(first, second)
 
 
 def run(
@@ -186,7 +298,15 @@ def run(
     memory_limit: str | None = None,
     workers: int | None = None,
     keep: str | Sequence[str] = (),
+    library: Paths = (),
+    group_by: str | Sequence[str] = (),
+    merge: str | Sequence[str] = (),
+    use: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
+    force: bool = False,
     previous: Catalog | None = None,
+    check_disk: bool | None = None,
+    replan: bool = False,
     progress: Callable[[int, int], None] | None = None,
     listeners: Sequence[Listener] = (),
     cancel: threading.Event | None = None,
@@ -196,14 +316,22 @@ def run(
     A reviewed plan, given as a value or as the path of its ``plan.json``, is executed exactly; only `memory_limit`
     and `workers`, which change no pixel, may still be given with it. Anything else is planned first.
 
+    What the run took is added to the record in the user's cache folder that :func:`forecast` rests on.
+
     Parameters
     ----------
     source : Plan, Catalog, path or sequence of paths
         A plan, the path of a ``plan.json``, a catalog, or what :func:`scan` takes.
     out : path, optional
         Output folder; needed unless `source` is a plan, which names its own.
-    rules, config, preset, set, memory_limit, workers, keep, previous, progress
+    rules, config, preset, set, memory_limit, workers, keep, library, group_by, merge, use, exclude, force, previous,
+    progress
         As for :func:`plan`.
+    check_disk : bool, optional
+        False: start although the disk would fill up by the plan's estimate.
+    replan : bool
+        Make a reviewed plan again from its own inputs and settings, and execute that; what changed is told to the
+        listeners. Without it a plan whose inputs changed is refused.
     listeners : sequence of callable
         Each is called with every :class:`wbpy.Event` of the run, from the threads that work.
     cancel : threading.Event, optional
@@ -212,7 +340,8 @@ def run(
     Raises
     ------
     ConfigError
-        As for :func:`plan`, and if options are given that a reviewed plan has already settled.
+        As for :func:`plan`, if options are given that a reviewed plan has already settled, and if the disk would
+        fill up.
     PlanError
         If a saved plan cannot be read, or its inputs changed since it was made; they are named.
     RuleError
@@ -223,41 +352,51 @@ def run(
     from wbpy.model import Plan
     from wbpy.planner import load_plan
 
-    options = _run_options(memory_limit, workers, keep)
+    options = _run_options(memory_limit, workers, keep, check_disk)
+    decisions = _decisions(group_by, merge, use, exclude, force) | _libraries(library)
     if isinstance(source, Plan):
         reviewed: Plan | None = source
     else:
         file = _plan_file(source)
         reviewed = None if file is None else load_plan(file)
     if reviewed is not None:
-        if _many(config) or preset is not None or _many(set) or "run.keep" in options:
+        if _many(config) or preset is not None or _many(set) or "run.keep" in options or decisions:
             raise ConfigError(
-                "a saved plan is executed as it was reviewed: --set, --config, --preset and --keep cannot change it. "
-                "Make a new plan with these options, then run that"
+                "a saved plan is executed as it was reviewed: --set, --config, --preset, --keep, --group-by, --merge, "
+                "--use, --exclude and --library cannot change it. Make a new plan with these options, then run that"
             )
         if out is not None and Path(out).resolve() != Path(reviewed.out):
             raise ConfigError(
                 f"the plan writes to {reviewed.out}, not to {Path(out).resolve()}. "
                 f"Leave -o out, or make a new plan with -o {out}"
             )
-        _check_inputs(reviewed)
-        knowledge, settings = _settings(rules, (), None, (), options)
-        made = _with_run_settings(reviewed, settings, options)
+        if replan:
+            knowledge, made = _plan_again(reviewed, rules, options, previous, progress, listeners)
+        else:
+            _check_inputs(reviewed)
+            knowledge, settings = _settings(rules, (), None, (), options)
+            made = _with_run_settings(reviewed, settings, options)
         _make_folder(Path(made.out))
     else:
         assert not isinstance(source, Plan)
+        if replan:
+            raise ConfigError("--replan makes a saved plan again; paths are planned anew in any case. Leave it out")
         if not isinstance(source, Catalog):
             _existing(source)
         if out is None:
             raise ConfigError("an output folder is needed: give -o OUT")
-        knowledge, settings = _settings(rules, config, preset, set, options)
+        knowledge, settings = _settings(rules, config, preset, set, options | decisions)
         catalog, made = _plan(source, out, knowledge, settings, previous, progress)
         catalog.save(Path(made.out) / "catalog.sqlite")
     _save_plan(made)
+    _check_disk(made)
 
     from wbpy.engine.execute import execute
+    from wbpy.engine.speed import timed
 
-    return execute(made, knowledge, listeners=listeners, cancel=cancel)
+    done, seconds = timed(lambda: execute(made, knowledge, listeners=listeners, cancel=cancel))
+    _record(made, done, seconds, listeners)
+    return done
 
 
 def explain(target: StrPath, out: Plan | StrPath, *, rules: Paths = ()) -> Explanation:
@@ -297,6 +436,56 @@ def explain(target: StrPath, out: Plan | StrPath, *, rules: Paths = ()) -> Expla
     return find_reasons(name, made, run=_load_run(folder), catalog=_earlier_catalog(folder), rules=knowledge)
 
 
+def inspect(
+    paths: Paths,
+    *,
+    range: tuple[float, float] = (60000.0, 65535.0),
+    pictures: StrPath | None = None,
+    rules: Paths = (),
+    config: Paths = (),
+    preset: str | None = None,
+    set: str | Sequence[str] = (),
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Inspection:
+    """Return statistics, histograms, scales and findings of frames, without a plan.
+
+    Parameters
+    ----------
+    paths : path or sequence of paths
+        Folders and single files.
+    range : (float, float), DN
+        Pixels within are counted, both ends included.
+    pictures : path, optional
+        Folder for a contact sheet and a histogram of each frame, as PNG.
+    rules, config, preset, set
+        As for :func:`scan`.
+    workers : int, optional
+        Threads; 0 is one per core.
+    progress : callable, optional
+        Called with (frames done, frames in all).
+
+    Raises
+    ------
+    ConfigError
+        If a path does not exist or holds no image, a configuration value is wrong, or the range is empty.
+    RuleError
+        If a file of the rules is wrong.
+    """
+    from wbpy.errors import ConfigError
+    from wbpy.inspecting import inspect as look
+
+    if not range[0] <= range[1]:
+        raise ConfigError(f"the range from {range[0]:g} to {range[1]:g} DN is empty; give the lower end first")
+    knowledge, settings = _settings(rules, config, preset, set, _run_options(None, workers, ()))
+    catalog = _scan(_existing(paths), knowledge, settings, None, None)
+    folder = None if pictures is None else Path(pictures)
+    if folder is not None:
+        _make_folder(folder)
+    threads = settings.params("run")["workers"].value
+    return look(catalog, knowledge, range_dn=range, pictures=folder, workers=threads, on_progress=progress)
+
+
 def _many(paths: Any) -> tuple[Any, ...]:
     """Return one value or a sequence of values as a tuple."""
     return (paths,) if isinstance(paths, str | os.PathLike) else tuple(paths)
@@ -309,7 +498,12 @@ def _stages() -> tuple[Stage, ...]:
 
 
 def _settings(
-    rules: Paths, config: Paths, preset: str | None, sets: str | Sequence[str], options: Mapping[str, Any]
+    rules: Paths,
+    config: Paths,
+    preset: str | None,
+    sets: str | Sequence[str],
+    options: Mapping[str, Any],
+    given: Mapping[str, Param] | None = None,
 ) -> tuple[Rules, Config]:
     from wbpy.config import load_config, memory_limit_bytes
     from wbpy.rules import load_rules
@@ -318,6 +512,7 @@ def _settings(
     settings = load_config(
         knowledge,
         {stage.name: stage.params for stage in _stages()},
+        given=given,
         preset=preset,
         files=[Path(file) for file in _many(config)],
         options=options,
@@ -327,9 +522,43 @@ def _settings(
     return knowledge, settings
 
 
-def _run_options(memory_limit: str | None, workers: int | None, keep: str | Sequence[str]) -> dict[str, Any]:
-    given = {"run.memory_limit": memory_limit, "run.workers": workers, "run.keep": list(_many(keep)) or None}
+def _run_options(
+    memory_limit: str | None, workers: int | None, keep: str | Sequence[str], check_disk: bool | None = None
+) -> dict[str, Any]:
+    given = {
+        "run.memory_limit": memory_limit,
+        "run.workers": workers,
+        "run.keep": list(_many(keep)) or None,
+        "run.check_disk": check_disk,
+    }
     return {name: value for name, value in given.items() if value is not None}
+
+
+def _libraries(library: Paths) -> dict[str, Any]:
+    folders = [str(Path(folder).expanduser().resolve()) for folder in _many(library)]
+    return {"scan.library": folders} if folders else {}
+
+
+def _decisions(
+    group_by: str | Sequence[str],
+    merge: str | Sequence[str],
+    use: str | Sequence[str],
+    exclude: str | Sequence[str],
+    force: bool,
+) -> dict[str, Any]:
+    given = {"group.by": group_by, "group.merge": merge, "pins.use": use, "pins.exclude": exclude}
+    return {name: list(_many(value)) for name, value in given.items() if _many(value)} | (
+        {"pins.force": True} if force else {}
+    )
+
+
+def _pinned_files(settings: Config) -> tuple[Path, ...]:
+    """Return the files that pins name as masters: they are read although they lie elsewhere."""
+    from wbpy.config import PinSettings
+
+    targets = [entry.partition("=")[2].strip() for entry in settings.section("pins", PinSettings).use]
+    paths = [Path(name) for target in targets for name in (target, target.rpartition("@")[0]) if name]
+    return tuple(path for path in paths if path.is_file())
 
 
 def _existing(paths: Paths) -> tuple[Path, ...]:
@@ -353,13 +582,17 @@ def _scan(
     previous: Catalog | None,
     progress: Callable[[int, int], None] | None,
 ) -> Catalog:
-    from wbpy.config import ScanSettings
+    import msgspec
+
+    from wbpy.config import GroupSettings, ScanSettings, cache_folder
     from wbpy.errors import ConfigError
+    from wbpy.grouping import user_keywords
     from wbpy.scanner import scan as read_frames
 
-    catalog = read_frames(
-        paths, knowledge, settings.section("scan", ScanSettings), previous=previous, on_progress=progress
-    )
+    reading = settings.section("scan", ScanSettings)
+    wanted = tuple(dict.fromkeys((*reading.keywords, *user_keywords(settings.section("group", GroupSettings)))))
+    reading = msgspec.structs.replace(reading, keywords=wanted)
+    catalog = read_frames(paths, knowledge, reading, previous=previous, on_progress=progress, cache=cache_folder())
     if not catalog.frames and not catalog.held_back:
         names = ", ".join(str(path) for path in paths)
         notes = "".join(f". {finding.message}" for finding in catalog.findings[:3])
@@ -377,11 +610,14 @@ def _plan(
     previous: Catalog | None,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[Catalog, Plan]:
+    import msgspec
+
     from wbpy.catalog import Catalog
     from wbpy.errors import ConfigError
     from wbpy.planner import make_plan
 
     folder = Path(out).resolve()
+    inputs: tuple[str, ...] = ()
     if isinstance(source, Catalog):
         _make_folder(folder)
         catalog = source
@@ -393,8 +629,12 @@ def _plan(
                 f"Choose a folder of its own, such as {folder / 'wbpy'}"
             )
         _make_folder(folder)
-        catalog = _scan(paths, knowledge, settings, previous or _earlier_catalog(folder), progress)
-    return catalog, make_plan(catalog, folder, knowledge, settings, _stages())
+        inputs = tuple(sorted({str(path.resolve()) for path in paths}))
+        catalog = _scan(
+            (*paths, *_pinned_files(settings)), knowledge, settings, previous or _earlier_catalog(folder), progress
+        )
+    made = make_plan(catalog, folder, knowledge, settings, _stages())
+    return catalog, msgspec.structs.replace(made, inputs=inputs, given=settings.given())
 
 
 def _make_folder(folder: Path) -> None:
@@ -411,8 +651,11 @@ def _make_folder(folder: Path) -> None:
 def _save_plan(made: Plan) -> None:
     from wbpy.io.products import write_atomic
     from wbpy.model import encode
+    from wbpy.reporting.plan_page import plan_page
 
     write_atomic(Path(made.out) / "plan.json", encode(made))
+    # Names of files may hold bytes that are no text: shown as escapes, as on the terminal.
+    write_atomic(Path(made.out) / "plan.html", plan_page(made, forecast(made)).encode("utf-8", "backslashreplace"))
 
 
 def _plan_file(source: object) -> Path | None:
@@ -434,12 +677,67 @@ def _check_inputs(reviewed: Plan) -> None:
 
     changed = check_inputs(reviewed)
     if changed:
-        shown = "\n".join(f"  {path}" for path in changed[:20])
+        shown = "\n".join(f"  {path}{'' if os.path.exists(path) else ' (gone)'}" for path in changed[:20])
         more = f"\n  and {len(changed) - 20} more" if len(changed) > 20 else ""
         raise PlanError(
             f"{len(changed)} of the plan's {len(reviewed.frames)} input files changed or vanished since it was made:\n"
-            f"{shown}{more}\nMake the plan again with wbpy plan, review it, then run it"
+            f"{shown}{more}\nMake the plan again with wbpy plan, review it, then run it; or add --replan, which "
+            f"does both at once"
         )
+
+
+def _plan_again(
+    reviewed: Plan,
+    rules: Paths,
+    options: Mapping[str, Any],
+    previous: Catalog | None,
+    progress: Callable[[int, int], None] | None,
+    listeners: Sequence[Listener],
+) -> tuple[Rules, Plan]:
+    """Return rules and the plan that the inputs and settings of an earlier one give now; tell what changed."""
+    from wbpy.comparing import compare_plans
+    from wbpy.engine.events import Event
+    from wbpy.errors import PlanError
+    from wbpy.reporting.wording import comparison_summary
+
+    if not reviewed.inputs:
+        raise PlanError("this plan was made of a catalog and does not say which folders to read. Make a new plan")
+    knowledge, settings = _settings(rules, (), None, (), options, reviewed.given)
+    catalog, made = _plan(reviewed.inputs, reviewed.out, knowledge, settings, previous, progress)
+    catalog.save(Path(made.out) / "catalog.sqlite")
+    summary = comparison_summary(compare_plans(reviewed, made))
+    for listener in listeners:
+        listener(Event(kind="message", seconds=0.0, message=f"Planned again: {summary}"))
+    return knowledge, made
+
+
+def _check_disk(made: Plan) -> None:
+    """Refuse a plan that would fill the disk."""
+    from wbpy.engine.speed import checks_disk
+    from wbpy.errors import ConfigError
+    from wbpy.reporting.wording import size
+
+    expected = forecast(made)
+    if expected.short and expected.disk_free is not None and checks_disk(made):
+        raise ConfigError(
+            f"{made.out}: the disk has {size(expected.disk_free)} free, and the run would write about "
+            f"{size(expected.disk_needed)}. Free some space, choose another disk with -o, keep fewer frames, or start "
+            f"all the same with --force-disk"
+        )
+
+
+def _record(made: Plan, done: Run, seconds: float, listeners: Sequence[Listener]) -> None:
+    """Keep what the run took for later forecasts; a cache folder that cannot be written does not spoil a run."""
+    from wbpy.config import cache_folder
+    from wbpy.engine.events import Event
+    from wbpy.engine.speed import record_run
+
+    file = cache_folder() / SPEEDS
+    try:
+        record_run(file, made, done, seconds)
+    except OSError as error:
+        for listener in listeners:
+            listener(Event(kind="message", seconds=seconds, message=f"{file}: what the run took is not kept: {error}"))
 
 
 def _with_run_settings(reviewed: Plan, settings: Config, options: Mapping[str, Any]) -> Plan:

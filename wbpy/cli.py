@@ -103,6 +103,13 @@ _configuration = _together(
     ),
     click.option("--preset", metavar="NAME", help="Start from a named set of parameters."),
     _rules,
+    click.option(
+        "--library",
+        multiple=True,
+        metavar="DIR",
+        type=click.Path(path_type=Path),
+        help="Calibration frames that serve all projects.",
+    ),
     click.option("--memory-limit", metavar="SIZE", help="Memory that a run may use, such as 8GB."),
     click.option("--workers", type=int, metavar="N", help="Threads of a run; 0 is one per core."),
     click.option(
@@ -111,6 +118,45 @@ _configuration = _together(
         help="Frames that a run also writes: calibrated, cosmetic, debayered, registered.",
     ),
 )
+
+_choices = _together(
+    click.option(
+        "--group-by",
+        multiple=True,
+        metavar="NAME,...",
+        help="Split integrations by columns or keywords; other groups by KIND:NAME.",
+    ),
+    click.option("--merge", multiple=True, metavar="NAME,...", help="What does not split integrations."),
+    click.option(
+        "--use",
+        multiple=True,
+        metavar="ROLE=MASTER[@GROUP]",
+        help="Take this file or group as master, or none, for one group or all.",
+    ),
+    click.option("--no-dark", is_flag=True, help="Short for --use dark=none."),
+    click.option(
+        "--exclude",
+        multiple=True,
+        metavar="FILE|CONDITION",
+        help="Leave frames out, such as 'exposure < 10 and filter == Ha'.",
+    ),
+    click.option("--force", is_flag=True, help="Take masters of --use that break what must be equal."),
+)
+
+
+def _choices_of(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the API's arguments for what is grouped and matched by hand."""
+
+    def names(texts: tuple[str, ...]) -> list[str]:
+        return [name.strip() for text in texts for name in text.split(",") if name.strip()]
+
+    return {
+        "group_by": names(options["group_by"]),
+        "merge": names(options["merge"]),
+        "use": [*options["use"], *(["dark=none"] if options["no_dark"] else [])],
+        "exclude": options["exclude"],
+        "force": options["force"],
+    }
 
 
 def _config_of(options: dict[str, Any]) -> dict[str, Any]:
@@ -121,6 +167,7 @@ def _config_of(options: dict[str, Any]) -> dict[str, Any]:
         "config": options["config"],
         "preset": options["preset"],
         "rules": options["rules"],
+        "library": options["library"],
         "memory_limit": options["memory_limit"],
         "workers": options["workers"],
         "keep": [part.strip() for part in keep.split(",") if part.strip()] if keep is not None else (),
@@ -130,9 +177,15 @@ def _config_of(options: dict[str, Any]) -> dict[str, Any]:
 @wbpy_command.command(short_help="Index every frame and print a summary.")
 @_paths
 @click.option("-o", "--out", metavar="OUT", type=click.Path(path_type=Path), help="Save the catalog in this folder.")
+@click.option(
+    "--dump-headers",
+    metavar="DIR|FILE.txt",
+    type=click.Path(path_type=Path),
+    help="Write headers that can be sent in, one of each kind.",
+)
 @_configuration
 @_presentation
-def scan(paths: tuple[Path, ...], out: Path | None, **options: Any) -> int:
+def scan(paths: tuple[Path, ...], out: Path | None, dump_headers: Path | None, **options: Any) -> int:
     """Index every frame and print a summary by role, filter, exposure and night.
 
     The catalog is saved in OUT, or in your cache folder, so that the next scan reads only new and changed files.
@@ -146,6 +199,9 @@ def scan(paths: tuple[Path, ...], out: Path | None, **options: Any) -> int:
     with Display(verbosity) as display:
         catalog = wbpy.scan(paths, **_config_of(options), previous=_earlier(file), progress=display.reading)
     saved = _save_catalog(catalog, file, chosen=out is not None)
+    if dump_headers is not None:
+        written = wbpy.dump_headers(catalog, dump_headers, rules=options["rules"])
+        click.echo(f"Headers to send in: {', '.join(str(path) for path in written) or 'none could be read'}", err=True)
     if options["as_json"]:
         _write_json(catalog.to_json())
     else:
@@ -163,24 +219,39 @@ def scan(paths: tuple[Path, ...], out: Path | None, **options: Any) -> int:
     type=click.Path(path_type=Path),
     help="Folder for the plan and the run.",
 )
+@click.option(
+    "--diff",
+    metavar="OLD.json",
+    type=click.Path(path_type=Path),
+    help="Show what changed against an earlier plan, and why.",
+)
 @_configuration
+@_choices
 @_presentation
-def plan(paths: tuple[Path, ...], out: Path, **options: Any) -> int:
-    """Print the ordered plan with its reasons and save it as OUT/plan.json.
+def plan(paths: tuple[Path, ...], out: Path, diff: Path | None, **options: Any) -> int:
+    """Print the ordered plan with its reasons and save it as OUT/plan.json and, to read, as OUT/plan.html.
 
     Nothing is computed and nothing else is written. Run it unchanged with: wbpy run OUT/plan.json
     """
     import wbpy
     from wbpy.reporting.progress import Display
-    from wbpy.reporting.terminal import make_console, show_plan
+    from wbpy.reporting.terminal import make_console, show_comparison, show_plan
 
     verbosity = _verbosity(options)
+    # Read before the new plan is made: it may be the very file that the new plan replaces.
+    earlier = None if diff is None else wbpy.load_plan(diff)
     with Display(verbosity) as display:
-        made = wbpy.plan(paths, out, **_config_of(options), progress=display.reading)
-    if options["as_json"]:
+        made = wbpy.plan(paths, out, **_config_of(options), **_choices_of(options), progress=display.reading)
+    if earlier is not None:
+        changes = wbpy.compare(earlier, made)
+        if options["as_json"]:
+            _write_json(changes)
+        else:
+            show_comparison(make_console(), changes, made, verbosity)
+    elif options["as_json"]:
         _write_json(made)
     else:
-        show_plan(make_console(), made, verbosity)
+        show_plan(make_console(), made, verbosity, wbpy.forecast(made))
     return _code(made.findings)
 
 
@@ -189,9 +260,12 @@ def plan(paths: tuple[Path, ...], out: Path, **options: Any) -> int:
 @click.option(
     "-o", "--out", metavar="OUT", type=click.Path(path_type=Path), help="Folder for the results; not with a plan.json."
 )
+@click.option("--replan", is_flag=True, help="Make a saved plan again, from its inputs as they are now, and run that.")
+@click.option("--force-disk", is_flag=True, help="Start although the disk would fill up.")
 @_configuration
+@_choices
 @_presentation
-def run(paths: tuple[Path, ...], out: Path | None, **options: Any) -> int:
+def run(paths: tuple[Path, ...], out: Path | None, replan: bool, force_disk: bool, **options: Any) -> int:
     """Plan and execute, or execute exactly the reviewed plan.json.
 
     Run it again after an interruption: finished work is kept, only the rest is computed.
@@ -203,7 +277,15 @@ def run(paths: tuple[Path, ...], out: Path | None, **options: Any) -> int:
     verbosity = _verbosity(options)
     with _interruptible() as cancel, Display(verbosity) as display:
         done = wbpy.run(
-            paths, out, **_config_of(options), progress=display.reading, listeners=(display,), cancel=cancel
+            paths,
+            out,
+            **_config_of(options),
+            **_choices_of(options),
+            check_disk=False if force_disk else None,
+            replan=replan,
+            progress=display.reading,
+            listeners=(display,),
+            cancel=cancel,
         )
     if options["as_json"]:
         _write_json(done)
@@ -234,6 +316,59 @@ def explain(target: str, out: Path, rules: tuple[Path, ...], **options: Any) -> 
     else:
         click.echo(explanation.text(), nl=False)
     return CLEAN
+
+
+@wbpy_command.command(short_help="Show statistics, histograms and pictures of frames.")
+@_paths
+@click.option("-o", "--out", metavar="DIR", type=click.Path(path_type=Path), help="Write pictures into this folder.")
+@click.option("--csv", "table", metavar="FILE", type=click.Path(path_type=Path), help="Write the statistics as CSV.")
+@click.option(
+    "--range",
+    "bounds",
+    nargs=2,
+    type=float,
+    default=(60000.0, 65535.0),
+    metavar="LOW HIGH",
+    help="Count the pixels from LOW to HIGH DN; 60000 to 65535 if not given.",
+)
+@_rules
+@click.option("--workers", type=int, metavar="N", help="Threads; 0 is one per core.")
+@_presentation
+def inspect(
+    paths: tuple[Path, ...],
+    out: Path | None,
+    table: Path | None,
+    bounds: tuple[float, float],
+    rules: tuple[Path, ...],
+    workers: int | None,
+    **options: Any,
+) -> int:
+    """Show what the pixels of frames say, without a plan.
+
+    Mean, median, deviation, lowest and highest value of each frame and colour, pixels at zero and in a range, levels,
+    bit scale, saturation, histograms, and the findings that apply. With -o also a contact sheet of stretched
+    thumbnails and histograms as PNG.
+    """
+    import wbpy
+    from wbpy.reporting.inspect_view import show_inspection
+    from wbpy.reporting.progress import Display
+    from wbpy.reporting.terminal import make_console
+
+    verbosity = _verbosity(options)
+    with Display(verbosity) as display:
+        inspection = wbpy.inspect(
+            paths, range=bounds, pictures=out, rules=rules, workers=workers, progress=display.reading
+        )
+    if table is not None:
+        try:
+            table.write_text(inspection.csv(), encoding="utf-8", newline="")
+        except OSError as error:
+            raise ConfigError(f"--csv {table}: the table cannot be written: {error.strerror}") from error
+    if options["as_json"]:
+        _write_json(inspection)
+    else:
+        show_inspection(make_console(), inspection, verbosity)
+    return _code(inspection.findings)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -323,9 +458,11 @@ def _catalog_file(paths: Sequence[Path], out: Path | None) -> Path:
         return out / "catalog.sqlite"
     import hashlib
 
+    from wbpy.config import cache_folder
+
     names = "\n".join(sorted({str(path.resolve()) for path in paths}))
     return (
-        _cache_folder() / f"catalog-{hashlib.sha256(names.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}.sqlite"
+        cache_folder() / f"catalog-{hashlib.sha256(names.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}.sqlite"
     )
 
 
@@ -353,14 +490,3 @@ def _save_catalog(catalog: Catalog, file: Path, *, chosen: bool) -> Path | None:
         click.echo(f"The catalog was not saved, the next scan reads all files again: {error}", err=True)
         return None
     return file
-
-
-def _cache_folder() -> Path:
-    """Return the folder in which this platform keeps what programs can make again."""
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = str(Path.home() / "Library" / "Caches")
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "wbpy"

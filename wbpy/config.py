@@ -32,14 +32,50 @@ class ScanSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         Literal["auto", "none", "RGGB", "BGGR", "GRBG", "GBRG"],
         Meta(description="CFA pattern: from the header, none at all, or this one for every frame"),
     ] = "auto"
+    cfa_by_camera: Annotated[
+        dict[str, Literal["none", "RGGB", "BGGR", "GRBG", "GBRG"]],
+        Meta(description="camera as the header names it -> CFA pattern of its stored rows, none for mono"),
+    ] = {}
     follow_links: Annotated[bool, Meta(description="descend into folders that are symbolic links")] = False
+    library: Annotated[
+        tuple[str, ...], Meta(description="folders with calibration frames that serve all projects")
+    ] = ()
+    target_by: Annotated[
+        Literal["name", "pointing"],
+        Meta(description="what tells targets apart: OBJECT together with the pointing, or the pointing alone"),
+    ] = "name"
+    panel_separation: Annotated[
+        float, Meta(gt=0, le=20, description="degrees between pointings from which on they are different fields")
+    ] = 0.25
+    keywords: Annotated[
+        tuple[str, ...],
+        Meta(description="further header keywords to keep, also read from NAME_value in folder and file names"),
+    ] = ()
+    focal_length: Annotated[
+        Annotated[float, Meta(gt=0)] | None, Meta(description="focal length of all frames instead of the header's, mm")
+    ] = None
+    pixel_checks: Annotated[
+        bool,
+        Meta(description="look at the pixels of a few frames where headers may be wrong: CFA phase, swapped types"),
+    ] = True
 
 
 class GroupSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What splits and what merges the lights."""
 
     by: Annotated[
-        tuple[str, ...], Meta(description="further catalog columns that split the integrations, for example night")
+        tuple[str, ...],
+        Meta(
+            description="what also splits the integrations: catalog columns or keywords from header, file or folder "
+            "name (`KEY_value`); `KIND:NAME` splits registration, calibration or one role, for example `flat:SESSION`"
+        ),
+    ] = ()
+    merge: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="what does not split the integrations: exposure, camera, binning, filter, object; "
+            "`KIND:NAME` for calibration groups, for example `flat:night`"
+        ),
     ] = ()
 
 
@@ -52,6 +88,40 @@ class MatchSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     temperature: Annotated[
         Annotated[float, Meta(ge=0)] | None, Meta(description="largest temperature difference of a dark, degC")
     ] = None
+    scale_darks: Annotated[
+        bool, Meta(description="scale a longer dark where none has the exposure and the sensor allows it")
+    ] = True
+    prefer: Annotated[
+        Literal["auto", "raw", "library"],
+        Meta(description="raw frames or finished masters, where both fit; auto leaves it to the rule"),
+    ] = "auto"
+
+
+class PinSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is decided by hand. Entries of several sources add up; of two about one match the later one counts."""
+
+    use: Annotated[
+        tuple[str, ...],
+        Meta(description="masters: `ROLE=FILE`, `ROLE=GROUP` or `ROLE=none`, for one group with `@GROUP`"),
+    ] = ()
+    exclude: Annotated[
+        tuple[str, ...], Meta(description="frames to leave out: a file, or a condition on catalog columns")
+    ] = ()
+    force: Annotated[bool, Meta(description="accept pins that break hard requirements")] = False
+
+
+class OverscanSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whether and how the level of the bias is taken from pixels that see no light."""
+
+    use: Annotated[
+        Literal["off", "header", "regions"],
+        Meta(description="correct all raw frames by BIASSEC and TRIMSEC of their headers, or by overscan.regions"),
+    ] = "off"
+    regions: Annotated[
+        tuple[str, ...],
+        Meta(description="up to four `SOURCE > TARGET`, rectangles `x0:x1;y0:y1` from 0 on, ends excluded"),
+    ] = ()
+    image: Annotated[str, Meta(description="rectangle that is left of the frames")] = ""
 
 
 class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -65,14 +135,23 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         tuple[Literal["calibrated", "cosmetic", "debayered", "registered"], ...],
         Meta(description="per-frame images to write under frames/"),
     ] = ()
+    check_disk: Annotated[
+        bool, Meta(description="refuse to start when the disk would fill up, by the plan's estimate")
+    ] = True
 
 
 SETTINGS: dict[str, type[msgspec.Struct]] = {
     "scan": ScanSettings,
     "group": GroupSettings,
     "match": MatchSettings,
+    "pins": PinSettings,
+    "overscan": OverscanSettings,
     "run": RunSettings,
 }
+
+
+ACCUMULATED = (("pins", "use"), ("pins", "exclude"))
+"""Lists that grow from source to source; of all others the last source counts."""
 
 
 class Config:
@@ -105,6 +184,10 @@ class Config:
             key: Param(value=value, origin=self._origins.get((name, key), "default")) for key, value in values.items()
         }
 
+    def given(self) -> dict[str, Param]:
+        """Return what presets, files and options set: ``"section.name"`` -> value and origin, sorted."""
+        return {f"{section}.{name}": self.params(section)[name] for section, name in sorted(self._origins)}
+
     @property
     def sections(self) -> tuple[str, ...]:
         """Names of all sections."""
@@ -115,6 +198,7 @@ def load_config(
     rules: Rules,
     stages: Mapping[str, type[msgspec.Struct]],
     *,
+    given: Mapping[str, Param] | None = None,
     preset: str | None = None,
     files: Sequence[Path] = (),
     options: Mapping[str, Any] | None = None,
@@ -128,6 +212,8 @@ def load_config(
         Source of the presets.
     stages : mapping of str to type
         Stage name -> type of its parameters.
+    given : mapping of str to Param, optional
+        ``"section.name"`` -> value and origin, as an earlier plan holds them; everything else wins over them.
     preset : str, optional
         Name of a file in ``rules/presets``.
     files : sequence of Path
@@ -156,9 +242,16 @@ def load_config(
             checked = msgspec.convert({name: value}, kinds[section], strict=False)
         except msgspec.ValidationError as error:
             raise ConfigError(f"{origin}: {section}.{name} = {value!r}: {error}") from error
-        values[section][name] = getattr(checked, name)
+        found = getattr(checked, name)
+        if (section, name) in ACCUMULATED and name in values[section]:
+            found = (*values[section][name], *found)
+            origin = f"{origins[section, name]}, {origin}"
+        values[section][name] = found
         origins[section, name] = origin
 
+    for dotted, param in (given or {}).items():
+        section, _, name = dotted.partition(".")
+        put(section, name, param.value, param.origin)
     if preset is not None:
         if preset not in rules.presets:
             raise ConfigError(f"--preset {preset}: not known; there are {', '.join(sorted(rules.presets)) or 'none'}")
@@ -173,7 +266,7 @@ def load_config(
                 put(section, name, value, f"{file.name}:{section}.{name}")
     for dotted, value in (options or {}).items():
         section, _, name = dotted.partition(".")
-        put(section, name, value, f"--{name.replace('_', '-')}")
+        put(section, name, value, "--group-by" if dotted == "group.by" else f"--{name.replace('_', '-')}")
     for text in sets:
         dotted, equals, raw = text.partition("=")
         section, dot, name = dotted.strip().partition(".")
@@ -204,6 +297,20 @@ def _parse(raw: str, kind: type[msgspec.Struct] | None, name: str) -> Any:
     if isinstance(default, tuple):
         return [part.strip() for part in raw.split(",") if part.strip()]
     return raw
+
+
+def cache_folder() -> Path:
+    """Return the folder in which this platform keeps what programs can make again."""
+    import os
+    import sys
+
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = str(Path.home() / "Library" / "Caches")
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "wbpy"
 
 
 def memory_limit_bytes(text: str) -> int:

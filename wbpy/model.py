@@ -23,7 +23,11 @@ Scalar = str | int | float | bool | None
 
 
 class _Value(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What all value types share."""
+    """What all value types share.
+
+    Those that a scan makes by the hundred thousand have ``gc=False``: they cannot be part of a circle, and leaving
+    them out of the garbage collector's rounds halves the time of loading a catalog.
+    """
 
 
 class Finding(_Value, frozen=True, kw_only=True):
@@ -42,7 +46,7 @@ class Finding(_Value, frozen=True, kw_only=True):
     """Section of the guide that it comes from."""
 
 
-class Source(_Value, frozen=True, kw_only=True):
+class Source(_Value, frozen=True, kw_only=True, gc=False):
     """Where one value of a frame came from."""
 
     field: str
@@ -54,7 +58,7 @@ class Source(_Value, frozen=True, kw_only=True):
     """The rule that turned the text into the value."""
 
 
-class Frame(_Value, frozen=True, kw_only=True):
+class Frame(_Value, frozen=True, kw_only=True, gc=False):
     """One image file and what its header says; None means that the header does not say it."""
 
     path: str
@@ -83,7 +87,7 @@ class Frame(_Value, frozen=True, kw_only=True):
     height: int | None
     channels: int | None
     cfa: str | None
-    """CFA pattern of the stored rows, for example ``RGGB``; None for mono."""
+    """CFA pattern of the stored rows, for example ``RGGB``, 36 letters for X-Trans; None for mono."""
     row_order: Literal["TOP-DOWN", "BOTTOM-UP"] | None
     camera: str | None
     read_mode: str | None
@@ -117,6 +121,16 @@ class Frame(_Value, frozen=True, kw_only=True):
     """Bytes."""
     modified_ns: int = 0
     """Modification time, nanoseconds since 1970."""
+    target: str | None = None
+    """What a light shows: its `object`, told apart from or joined with others by pointing; None when unknown."""
+    panel: int | None = None
+    """Panel of a mosaic, counted from 1 along right ascension; None where the target has one field only."""
+    pedestal: float | None = None
+    """DN that were added to the pixels on purpose: positive when the data are too high by it, whoever wrote it."""
+    library: bool = False
+    """True for frames of a library root, which only serve as calibration."""
+    keywords: dict[str, str] = {}
+    """What the user asked for with ``scan.keywords``, from the header or from ``KEY_value`` in the path."""
 
 
 class Group(_Value, frozen=True, kw_only=True):
@@ -138,7 +152,10 @@ class Group(_Value, frozen=True, kw_only=True):
 
 
 class Reason(_Value, frozen=True, kw_only=True):
-    """One requirement evaluated for one candidate."""
+    """One requirement evaluated for one candidate.
+
+    For the operators ``fixed`` and ``without`` the value that the rule names stands as the subject's.
+    """
 
     rule: str
     field: str
@@ -150,11 +167,24 @@ class Reason(_Value, frozen=True, kw_only=True):
     """``unverified``: a value is unknown and the rule accepts that."""
 
 
-_UNITS = {"exposure": " s", "temperature": " degC", "rotator": " degrees", "temp_set": " degC", "temp_ccd": " degC"}
+_UNITS = {
+    "exposure": " s",
+    "temperature": " degC",
+    "temp_set": " degC",
+    "temp_ccd": " degC",
+    "rotator": " degrees",
+    "focal_length": " mm",
+    "pixel_size": " um",
+}
+
+_QUIRKS = {
+    "unstable_bias": "the bias level of this sensor is not stable",
+    "glow": "this sensor glows, and glow does not scale",
+}
 
 
-def reason_text(reason: Reason) -> str:
-    """Return a reason as words, the candidate's value first: ``gain 200 instead of 100``."""
+def reason_text(reason: Reason, *, limits: bool = True) -> str:
+    """Return a reason as words, the candidate's value first: ``gain 200 instead of 100``, with its tolerance or not."""
     field, unit = reason.field.replace("_", " "), _UNITS.get(reason.field, "")
 
     def shown(value: Scalar) -> str:
@@ -165,6 +195,10 @@ def reason_text(reason: Reason) -> str:
     ours, theirs = shown(reason.subject_value), shown(reason.candidate_value)
     if reason.field == "calibrated":
         return "offset taken off" if reason.verdict == "pass" else "it has neither flat-dark nor bias"
+    if reason.field == "with_bias":
+        return "a bias for the scaling" if reason.verdict == "pass" else "no bias fits, without which it is not scaled"
+    if reason.operator == "without":
+        return "no known quirk of the sensor" if reason.verdict == "pass" else _QUIRKS.get(ours, f"sensor with {ours}")
     if reason.operator == "fixed":
         return f"{field} {theirs}" if reason.verdict == "pass" else f"{field} {theirs}, asked for {ours}"
     if reason.subject_value is None and reason.candidate_value is None:
@@ -173,8 +207,11 @@ def reason_text(reason: Reason) -> str:
         return f"{field} {theirs}"
     unit = " days" if reason.field == "night" else unit
     limit = f" (at most {reason.tolerance:.6g}{unit} apart)" if reason.tolerance is not None else ""
-    if reason.operator == "not_above":
-        limit = f" (at most {reason.tolerance or 0:.6g}{unit} above)"
+    if reason.operator in ("not_above", "not_below"):
+        side = reason.operator.removeprefix("not_")
+        limit = f" (at most {reason.tolerance or 0:.6g}{unit} {side})"
+    if not limits:
+        limit = ""
     return f"{field} {theirs} {'instead of' if reason.verdict == 'fail' else 'for'} {ours}{limit}"
 
 
@@ -235,6 +272,8 @@ class Step(_Value, frozen=True, kw_only=True):
     """One sentence: what makes this step necessary."""
     frames: tuple[str, ...] = ()
     """For the integration of lights: the frames that go into it."""
+    notes: tuple[str, ...] = ()
+    """What was decided by hand: goes into the headers of what the step makes."""
 
 
 class HeldBack(_Value, frozen=True, kw_only=True):
@@ -273,6 +312,33 @@ class Plan(_Value, frozen=True, kw_only=True):
     settings: dict[str, dict[str, Param]]
     """Every configuration value that is not a stage's parameter: section -> name -> value and origin."""
     estimate: Estimate
+    inputs: tuple[str, ...] = ()
+    """Absolute paths that were scanned, sorted; empty for a plan of a catalog."""
+    given: dict[str, Param] = {}
+    """``section.name`` -> what preset, file or option set; everything else is a default or chosen by a rule."""
+
+
+class Change(_Value, frozen=True, kw_only=True):
+    """One difference between two plans."""
+
+    kind: Literal["frame", "held_back", "setting", "group", "match", "step", "finding", "cost"]
+    action: Literal["added", "removed", "changed"]
+    subject: str
+    """The path, group, match, step, finding or value that it is about."""
+    before: Scalar = None
+    after: Scalar = None
+    why: str
+
+
+class Comparison(_Value, frozen=True, kw_only=True):
+    """What changed from one plan to another."""
+
+    old: str
+    """Output folder of the older plan."""
+    new: str
+    changes: tuple[Change, ...]
+    unchanged_steps: int
+    """Steps that are the same in both, with the same inputs."""
 
 
 class Product(_Value, frozen=True, kw_only=True):
@@ -287,6 +353,8 @@ class Product(_Value, frozen=True, kw_only=True):
     exposure_total: float | None
     """Seconds over the frames used."""
     outcome: Outcome
+    measurements: dict[str, float | None] = {}
+    """Of an integration: noise and FWHM beside those of its best light, and what was expected."""
 
 
 class FrameResult(_Value, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ entries with a known ``id`` replace, others are added; in tables, keys replace. 
 from __future__ import annotations
 
 import functools
+import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,9 @@ from wbpy.errors import RuleError
 from wbpy.model import Frame, MasterRole, Severity
 
 Unknown = Literal["reject", "warn", "accept"]
+
+Trait = Literal["unstable_bias", "glow"]
+"""What rules may ask of a sensor: its bias level is not constant; its amplifiers glow."""
 
 
 class _Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,6 +44,8 @@ class FieldRule(_Rule, frozen=True, kw_only=True):
     """Values that mean "not known"."""
     by_keyword: dict[str, str] = {}
     """Keyword -> normaliser, for keywords that hold the value in another unit or form."""
+    names: tuple[str, ...] = ()
+    """Patterns for file names without suffix, case ignored, whose first group is the value: tried last."""
     meaning: str
 
 
@@ -123,20 +129,29 @@ class Requirement(_Rule, frozen=True, kw_only=True):
     """One condition between a group and a candidate."""
 
     field: str
-    operator: Literal["equal", "within", "not_above", "angle_within", "fixed"]
+    operator: Literal["equal", "within", "not_above", "not_below", "angle_within", "fixed", "without"]
     """A closed set, implemented in the matching engine: ``equal`` exact; ``within`` |difference| <= tolerance;
-    ``not_above`` candidate <= subject + tolerance; ``angle_within`` wrap-aware degrees; ``fixed`` the
-    candidate has `value`."""
+    ``not_above`` candidate <= subject + tolerance; ``not_below`` candidate >= subject - tolerance; ``angle_within``
+    wrap-aware degrees; ``fixed`` the candidate has `value`; ``without`` neither side has the word `value`, and a side
+    of which nothing is known has no words."""
     absolute: float = 0.0
     relative: float = 0.0
     """Tolerance = max(absolute, relative x subject value)."""
+    period: float = 360.0
+    """Of ``angle_within``, degrees: 180 where half a turn makes no difference."""
     value: str | float | bool | None = None
-    unknown: Unknown
-    """What an unknown value on either side means: ``reject`` the candidate, ``warn`` (use it with a finding) or
-    ``accept`` (use it, shown as unverified)."""
+    unknown: Unknown | Literal["equal"]
+    """What an unknown value on either side means: ``reject`` the candidate, ``warn`` (use it with a finding),
+    ``accept`` (use it, shown as unverified) or ``equal`` (it says nothing against the candidate)."""
     both_unknown: Unknown | Literal["equal"] | None = None
     """What it means when both values are unknown, if not the same as `unknown`; ``equal`` where a missing value is
     a value of its own, such as no filter."""
+
+
+class Advice(Requirement, frozen=True, kw_only=True):
+    """A condition whose failure does not refuse a candidate but is reported when it is chosen."""
+
+    finding: str
 
 
 class Preference(_Rule, frozen=True, kw_only=True):
@@ -144,6 +159,8 @@ class Preference(_Rule, frozen=True, kw_only=True):
 
     by: Literal["nearest", "same", "most_frames", "master_first", "raw_first", "newest"]
     field: str = ""
+    step: float = 0.0
+    """For ``nearest``: differences count in whole steps, so that noise of a measurement does not decide."""
 
 
 class MatchRule(_Rule, frozen=True, kw_only=True):
@@ -159,6 +176,10 @@ class MatchRule(_Rule, frozen=True, kw_only=True):
     when_chosen: tuple[str, ...] = ()
     """This rung counts only when a master of one of these roles was chosen for the group before. Without
     candidates it says that no master of `role` is needed then."""
+    unless_rung: tuple[str, ...] = ()
+    """This rung does not count when one of these rungs chose a master for the group before."""
+    needs_parameter: str | None = None
+    """``stage.parameter``: this rung counts only where the stages have it."""
     meaning: str = ""
     """One sentence for people: what this rung asks for and what it costs."""
     like: str | None = None
@@ -167,10 +188,41 @@ class MatchRule(_Rule, frozen=True, kw_only=True):
     unknown: Unknown | None = None
     """Replaces ``reject`` for values unknown on one side in what `like` brings."""
     require: tuple[Requirement, ...] = ()
+    advise: tuple[Advice, ...] = ()
     prefer: tuple[Preference, ...] = ()
     sets: dict[str, str | int | float | bool] = {}
     finding: str | None = None
     """Id of the finding that this rung raises."""
+
+
+class SensorRule(_Rule, frozen=True, kw_only=True):
+    """What is known of one sensor and of the cameras that are built around it."""
+
+    id: str
+    cameras: tuple[str, ...]
+    """Names, or beginnings of names up to the end of a word, as programs write them; blanks, case and signs do not
+    count."""
+    maker: str = ""
+    adc_bits: int | None = None
+    scale: int | None = None
+    """DN of a 16-bit file for one step of the converter."""
+    offset_dn: float | None = None
+    """DN of the converter by which one step of the offset setting raises the bias (the guide's k)."""
+    traits: tuple[Trait, ...] = ()
+    notes: tuple[str, ...] = ()
+    """One sentence each, with its source."""
+
+    @property
+    def saturation_dn(self) -> int | None:
+        """Largest value of a 16-bit file, DN: ``(2^bits - 1) x scale`` (guide, section 2.1)."""
+        return None if self.adc_bits is None or self.scale is None else (2**self.adc_bits - 1) * self.scale
+
+    def offset_level_dn(self, offset: float) -> float | None:
+        """Return the level to which an offset setting should raise the bias, DN of a 16-bit file.
+
+        ``offset x k x n`` of the guide, section 2.3.2; None where k or n is not known.
+        """
+        return None if self.offset_dn is None or self.scale is None else offset * self.offset_dn * self.scale
 
 
 class RejectionRule(_Rule, frozen=True, kw_only=True):
@@ -184,8 +236,21 @@ class RejectionRule(_Rule, frozen=True, kw_only=True):
     reason: str
 
 
+class AlgorithmRule(_Rule, frozen=True, kw_only=True):
+    """One rejection algorithm: its limits where nobody sets them, and the fewest frames that it suits."""
+
+    low: float
+    high: float
+    frames: int
+    """With fewer it rejects too much, or cannot reject at all."""
+    reason: str
+    """Why so many frames; ends a sentence that begins "because"."""
+
+
 class IntegrationRules(_Rule, frozen=True, kw_only=True):
-    """Choice of the rejection by number of frames."""
+    """Rejection algorithms and the choice among them by number of frames."""
+
+    algorithms: dict[str, AlgorithmRule]
 
     lights: tuple[RejectionRule, ...]
     masters: tuple[RejectionRule, ...]
@@ -206,6 +271,10 @@ class FindingRule(_Rule, frozen=True, kw_only=True):
     limits: dict[str, float] = {}
 
 
+class _Personal(_Rule, frozen=True, kw_only=True):
+    keywords: tuple[str, ...]
+
+
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
     """All rules of one run."""
 
@@ -216,9 +285,12 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     groups: dict[str, GroupRule]
     matches: tuple[MatchRule, ...]
     integration: IntegrationRules
+    sensors: dict[str, SensorRule]
     findings: dict[str, FindingRule]
     presets: dict[str, dict[str, dict[str, Any]]]
     """Preset name -> section -> parameter -> value."""
+    personal: tuple[str, ...] = ()
+    """Keywords whose values are left out of headers that are written to be sent in."""
 
 
 def builtin_folder() -> Path:
@@ -257,6 +329,8 @@ def _load(overlays: tuple[Path, ...]) -> Rules:
         groups=_entries(folders, "groups.toml", "group", GroupRule),
         matches=_resolve(_entries(folders, "matches.toml", "match", MatchRule)),
         integration=_table(folders, "integration.toml", IntegrationRules),
+        sensors=_entries(folders, "sensors.toml", "sensor", SensorRule),
+        personal=_table(folders, "personal.toml", _Personal).keywords,
         findings=_entries(folders, "findings/*.toml", "finding", FindingRule),
         presets={path.stem: _read(path) for path in _files(folders, "presets/*.toml")},
     )
@@ -290,13 +364,41 @@ def _resolve(rungs: dict[str, MatchRule]) -> tuple[MatchRule, ...]:
             rung,
             candidates=rung.candidates or model.candidates,
             require=(*inherited, *rung.require),
+            advise=rung.advise or model.advise,
             prefer=rung.prefer or model.prefer,
         )
 
     return tuple(whole(rung, (rung.id,)) for rung in rungs.values())
 
 
-DERIVED_FIELDS = ("temperature", "cooled", "calibrated")
+def find_sensor(rules: Rules, camera: str | None) -> SensorRule | None:
+    """Return the sensor of a camera by the camera's name; None when it is not known.
+
+    Examples
+    --------
+    >>> find_sensor(load_rules(), "ZWO CCD ASI294MC Pro(Cool)").id
+    'IMX294'
+    """
+    if camera is None:
+        return None
+    words = _words(camera)
+    best: tuple[int, SensorRule] | None = None
+    for sensor in rules.sensors.values():
+        for name in sensor.cameras:
+            wanted = _words(name)
+            found = any(words[i : i + len(wanted)] == wanted for i in range(len(words)))
+            if found and (best is None or len(wanted) > best[0]):
+                best = (len(wanted), sensor)
+    return best[1] if best else None
+
+
+def _words(name: str) -> list[str]:
+    """Return the words of a camera's name without the maker's, which programs write or leave out."""
+    words = re.sub(r"[^a-z0-9]+", " ", name.lower()).split()
+    return [word for word in words if word not in ("zwo", "ccd", "camera", "cool")]
+
+
+DERIVED_FIELDS = ("temperature", "cooled", "calibrated", "with_bias", "format_family", "capture_program", "traits")
 """Names that rules may use besides those of :class:`wbpy.model.Frame`; :mod:`wbpy.grouping` says what they hold."""
 
 
@@ -318,8 +420,15 @@ def _check(rules: Rules) -> None:
             raise RuleError(f"{where}: finding {rung.finding!r} has no entry under findings/")
         for requirement in rung.require:
             field(where, requirement.field)
-            if requirement.operator == "fixed" and requirement.value is None:
-                raise RuleError(f"{where}: operator 'fixed' on {requirement.field!r} expects a value")
+            if requirement.operator in ("fixed", "without") and requirement.value is None:
+                raise RuleError(f"{where}: operator {requirement.operator!r} on {requirement.field!r} expects a value")
+        for advice in rung.advise:
+            field(where, advice.field)
+            if advice.finding not in rules.findings:
+                raise RuleError(f"{where}: finding {advice.finding!r} has no entry under findings/")
+        for name in rung.unless_rung:
+            if name not in {other.id for other in rules.matches}:
+                raise RuleError(f"{where}: unless_rung names {name!r}, but there is no such rung")
         for preference in rung.prefer:
             if preference.by in ("nearest", "same"):
                 field(where, preference.field)

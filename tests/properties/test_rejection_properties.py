@@ -15,6 +15,7 @@ SAMPLES = st.one_of(
 )
 COLUMNS = st.lists(SAMPLES, min_size=1, max_size=24)
 ALGORITHMS = st.sampled_from(sorted(rejection.ALGORITHMS))
+CLIPPING = ("sigma", "winsorized", "averaged", "linear", "esd", "rcr", "mad", "ccd")
 LIMITS = st.tuples(st.integers(0, 5), st.integers(0, 5))
 
 
@@ -27,6 +28,8 @@ def _quiet_scalars():
 
 def bounds(stack, algorithm, limits):
     lo, hi = np.empty((2, stack.shape[1]), np.float32)
+    if algorithm == "esd":
+        limits = (1 + limits[0], (1 + limits[1]) / 10)
     rejection.bounds(stack, algorithm, *limits, lo, hi)
     return lo, hi
 
@@ -61,7 +64,7 @@ def test_a_column_is_judged_alone(column, algorithm, limits, pixels, at):
 
 
 @settings(max_examples=50, deadline=None)
-@given(COLUMNS, st.sampled_from(["sigma", "winsorized"]), LIMITS)
+@given(COLUMNS, st.sampled_from(CLIPPING), LIMITS)
 def test_clipping_keeps_three_samples_and_ends_in_samples(column, algorithm, limits):
     stack = np.array(column, np.float32)[:, None]
     present = stack[np.isfinite(stack)]
@@ -89,7 +92,7 @@ def test_every_sample_is_kept_rejected_low_or_rejected_high(column, algorithm, l
 @settings(max_examples=50, deadline=None)
 @given(
     st.lists(st.integers(0, 4000), min_size=4, max_size=24),
-    st.sampled_from(["sigma", "winsorized", "minmax", "none"]),
+    st.sampled_from(["sigma", "winsorized", "linear", "esd", "rcr", "mad", "minmax", "none"]),
     LIMITS,
     st.sampled_from([0.25, 0.5, 2.0, 8.0]),
     st.integers(-4000, 4000),

@@ -275,6 +275,13 @@ def test_background_noise_is_what_the_frames_allow(night: Night) -> None:
         assert float(np.std(residual)) == pytest.approx(predicted, rel=0.05), name
 
 
+def test_the_scale_of_each_light_is_that_of_its_stars(night: Night) -> None:
+    """Within 0.8 % rms: 50 to 80 stars of 3 to 5 % each, most of it sky noise in an aperture of four FWHM."""
+    scales = np.array([night.result(light.path).measurements["scale"] for light in night.truth.lights], float)
+    error = scales * night.truth.transparency
+    assert np.std(error / np.median(error)) < 0.008
+
+
 def test_the_weights_fall_with_cloud_and_bright_sky(night: Night) -> None:
     """The weight is the inverse variance of a pixel scaled to the reference's star flux, within 10 %."""
     name = channels(night)[len(channels(night)) // 2]

@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 
 import wbpy
@@ -35,7 +36,16 @@ def executed(monkeypatch: pytest.MonkeyPatch) -> list[SimpleNamespace]:
         return "record"
 
     monkeypatch.setattr("wbpy.engine.execute.execute", execute)
+    monkeypatch.setattr("wbpy.engine.speed.record_run", lambda *_: None)
     return calls
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder of this test alone."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setattr("wbpy.config.cache_folder", lambda: folder)
+    return folder
 
 
 def names_below(folder: Path) -> set[str]:
@@ -100,13 +110,15 @@ def test_a_wrong_setting_is_refused_before_anything_is_read_or_written(tmp_path:
 def test_plan_writes_the_plan_and_nothing_else(night: Path, tmp_path: Path):
     before = names_below(night)
     plan = wbpy.plan(night, tmp_path / "out")
-    assert names_below(tmp_path) == {"out", "out/plan.json"}
+    assert names_below(tmp_path) == {"out", "out/plan.json", "out/plan.html"}
     assert (tmp_path / "out" / "plan.json").read_bytes() == encode(plan)
     assert names_below(night) == before
 
 
 def test_plan_from_a_catalog_is_the_plan_from_its_paths(night: Path, tmp_path: Path):
-    assert wbpy.plan(wbpy.scan(night), tmp_path) == wbpy.plan(night, tmp_path)
+    of_catalog, of_paths = wbpy.plan(wbpy.scan(night), tmp_path), wbpy.plan(night, tmp_path)
+    assert of_paths.inputs == (str(night),)
+    assert of_catalog == msgspec.structs.replace(of_paths, inputs=())
 
 
 def test_options_stand_in_the_plan_with_their_origin(night: Path, tmp_path: Path):
@@ -142,7 +154,7 @@ def test_run_of_paths_saves_plan_and_catalog_and_executes_the_plan(
 ):
     listener = print
     assert wbpy.run(night, tmp_path / "out", listeners=[listener]) == "record"
-    assert names_below(tmp_path / "out") == {"plan.json", "catalog.sqlite"}
+    assert names_below(tmp_path / "out") == {"plan.json", "plan.html", "catalog.sqlite"}
     [call] = executed
     assert encode(call.plan) == (tmp_path / "out" / "plan.json").read_bytes()
     assert (list(call.listeners), call.cancel) == ([listener], None)
@@ -174,7 +186,7 @@ def test_a_saved_plan_is_executed_as_it_is(night: Path, tmp_path: Path, executed
     for source in (plan, tmp_path / "out" / "plan.json", [tmp_path / "out" / "plan.json"]):
         wbpy.run(source)
         assert encode(executed.pop().plan) == encode(plan)
-    assert names_below(tmp_path / "out") == {"plan.json"}
+    assert names_below(tmp_path / "out") == {"plan.json", "plan.html"}
 
 
 def test_a_saved_plan_takes_memory_and_threads_but_nothing_that_changes_pixels(
@@ -217,8 +229,83 @@ def test_a_saved_plan_whose_inputs_changed_is_refused_and_they_are_named(
         wbpy.run(tmp_path / "out" / "plan.json")
     assert first.name in str(refused.value)
     assert second.name in str(refused.value)
+    assert f"{first} (gone)" in str(refused.value)
     assert "wbpy plan" in str(refused.value)
     assert not executed
+
+    heard: list[str] = []
+    wbpy.run(tmp_path / "out" / "plan.json", replan=True, listeners=[lambda event: heard.append(event.message)])
+    [call] = executed
+    assert first.name not in {Path(frame.path).name for frame in call.plan.frames}
+    assert encode(call.plan) == (tmp_path / "out" / "plan.json").read_bytes()
+    assert heard[0].startswith("Planned again: 1 file changed, 1 file removed")
+
+
+def test_a_plan_made_again_keeps_its_settings_and_where_they_were_set(
+    night: Path, tmp_path: Path, executed: list[SimpleNamespace]
+):
+    plan = wbpy.plan(night, tmp_path, set=["calibrate.flat_trim=0.1", "group.by=night"], memory_limit="2GB")
+    given = {name: (param.value, param.origin) for name, param in plan.given.items()}
+    assert given == {
+        "calibrate.flat_trim": (0.1, "--set"),
+        "group.by": (["night"], "--set"),
+        "run.memory_limit": ("2GB", "--memory-limit"),
+    }
+    wbpy.run(tmp_path / "plan.json", replan=True)
+    assert encode(executed[0].plan) == encode(plan)
+
+
+def test_only_a_saved_plan_that_knows_its_inputs_is_made_again(
+    night: Path, tmp_path: Path, executed: list[SimpleNamespace]
+):
+    with pytest.raises(ConfigError, match="--replan makes a saved plan again"):
+        wbpy.run(night, tmp_path, replan=True)
+    with pytest.raises(PlanError, match="does not say which folders"):
+        wbpy.run(wbpy.plan(wbpy.scan(night), tmp_path), replan=True)
+    assert not executed
+
+
+def test_a_run_that_would_fill_the_disk_is_refused_unless_it_is_forced(
+    night: Path, tmp_path: Path, executed: list[SimpleNamespace], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    plan = wbpy.plan(night, tmp_path)
+    with pytest.raises(ConfigError, match=r"the disk has 1 kB free.*would write about .*--force-disk"):
+        wbpy.run(plan)
+    assert not executed
+    wbpy.run(plan, check_disk=False)
+    wbpy.run(night, tmp_path, set="run.check_disk=false")
+    assert len(executed) == 2
+    # What an interrupted run left in the store need not be written again.
+    (tmp_path / ".store").mkdir()
+    (tmp_path / ".store" / "x").write_bytes(bytes(plan.estimate.bytes_written))
+    wbpy.run(plan)
+
+
+def test_the_page_of_the_plan_tells_of_a_disk_that_is_too_small(
+    night: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    wbpy.plan(night, tmp_path)
+    assert "will refuse to start" not in (tmp_path / "plan.html").read_text()
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    wbpy.plan(night, tmp_path)
+    assert "will refuse to start" in (tmp_path / "plan.html").read_text()
+
+
+def test_plans_are_compared_as_values_or_files(night: Path, tmp_path: Path):
+    first = wbpy.plan(night, tmp_path / "a")
+    wbpy.plan(night, tmp_path / "b", set="integrate.high=2.5")
+    compared = wbpy.compare(first, tmp_path / "b" / "plan.json")
+    assert any(change.kind == "step" and "high 2.5 instead of" in change.why for change in compared.changes)
+
+
+def test_a_plan_has_the_same_bytes_whatever_this_machine_has_measured(night: Path, tmp_path: Path, cache: Path):
+    before = encode(wbpy.plan(night, tmp_path))
+    (cache / wbpy.SPEEDS).write_text('{"schema": 1, "runs": 9, "startup": 1.0, "stages": {"masters": [9e6, 1.0]}}')
+    plan = wbpy.plan(night, tmp_path)
+    assert encode(plan) == before
+    assert wbpy.forecast(plan).runs == 9
+    assert wbpy.forecast(plan).seconds > 1000
 
 
 def test_a_plan_among_other_paths_is_refused(night: Path, tmp_path: Path):
@@ -259,3 +346,48 @@ def test_explain_refuses_a_damaged_record_of_a_run(night: Path, tmp_path: Path):
     (tmp_path / "run.json").write_text('{"outcome": "done"}')
     with pytest.raises(PlanError, match=r"run\.json"):
         wbpy.explain("integrate", tmp_path)
+
+
+def test_choices_by_hand_stand_in_the_plan_with_their_origin(night: Path, tmp_path: Path):
+    made = wbpy.plan(
+        night,
+        tmp_path / "out",
+        group_by="night",
+        merge=["exposure"],
+        use="dark=none",
+        exclude="gain > 9000",
+        force=True,
+    )
+    given = {(part, name): param for part in ("group", "pins") for name, param in made.settings[part].items()}
+    assert {key: (param.value, param.origin) for key, param in given.items()} == {
+        ("group", "by"): (["night"], "--group-by"),
+        ("group", "merge"): (["exposure"], "--merge"),
+        ("pins", "use"): (["dark=none"], "--use"),
+        ("pins", "exclude"): (["gain > 9000"], "--exclude"),
+        ("pins", "force"): (True, "--force"),
+    }
+    with pytest.raises(ConfigError, match=r"--use, --exclude .*cannot change it"):
+        wbpy.run(made, use="dark=none")
+
+
+def test_keyword_that_groups_is_read_from_the_header(tmp_path: Path):
+    import numpy as np
+    from astropy.io import fits
+
+    for number, tile in enumerate(("east", "west", "west")):
+        header = fits.Header({"IMAGETYP": "LIGHT", "EXPTIME": 60.0, "OBJECT": "M 42", "TILE": tile})
+        fits.PrimaryHDU(np.zeros((64, 64), np.uint16), header).writeto(tmp_path / f"light_{number}.fits")
+    made = wbpy.plan(tmp_path, tmp_path / "out", group_by="TILE")
+    assert [len(g.frames) for g in made.groups if g.kind == "integration"] == [1, 2]
+
+
+def test_master_named_by_its_file_is_read_though_it_lies_elsewhere(night: Path, tmp_path: Path):
+    source = next((night / "DARK").iterdir())
+    elsewhere = tmp_path / "library"
+    elsewhere.mkdir()
+    file = elsewhere / f"master_{source.name}"
+    file.write_bytes(source.read_bytes())
+    made = wbpy.plan(night / "LIGHT", tmp_path / "out", use=f"dark={file}")
+    [match] = [m for m in made.matches if m.role == "dark"]
+    assert match.rule == "pin"
+    assert str(file) in next(g.frames for g in made.groups if g.id == match.chosen)

@@ -83,7 +83,7 @@ def test_offset_is_subtracted_before_the_flat_divides_and_negatives_stay():
     sky[4, 4] = -40.0
     light = Pixels(sky * flat / 15_000.0 + dark)
     prepared = calibrate.prepare(CalibrateParams(flat_trim=0.0), dark, None, flat, None)
-    image = calibrate.run(CalibrateParams(), light, prepared)
+    image = calibrate.run(CalibrateParams(), light, prepared).image
     # float32 of 1400 DN: steps of 1.2e-4 DN, doubled by the flat.
     np.testing.assert_allclose(image, sky, atol=1e-3)
 
@@ -91,7 +91,7 @@ def test_offset_is_subtracted_before_the_flat_divides_and_negatives_stay():
 def test_a_bias_is_not_subtracted_when_the_dark_holds_it():
     dark, bias = np.full(SHAPE, 1000.0, np.float32), np.full(SHAPE, 900.0, np.float32)
     prepared = calibrate.prepare(CalibrateParams(), dark, bias, None, None)
-    image = calibrate.run(CalibrateParams(), Pixels(np.full(SHAPE, 1200.0)), prepared)
+    image = calibrate.run(CalibrateParams(), Pixels(np.full(SHAPE, 1200.0)), prepared).image
     assert np.all(image == 200.0)
 
 

@@ -508,11 +508,37 @@ def take_fault(tmp_path, fault, **changes):
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_leaves_the_other_light_alone(tmp_path, fault):
-    good = write_session(tmp_path / "good", replace(SMALL, dither_px=0.0))
-    bad = take_fault(tmp_path / "bad", fault)
+    # What a driver does to colours or to the bit scale needs colours, or a scale, to show.
+    camera = {"white_balance": {"cfa": "RGGB"}, "unscaled": {"adc_bits": 12}}.get(fault, {})
+    sensor = replace(SMALL.sensor, **camera)
+    good = write_session(tmp_path / "good", replace(SMALL, dither_px=0.0, sensor=sensor))
+    bad = take_fault(tmp_path / "bad", fault, sensor=sensor)
     assert bad.lights[0].path.read_bytes() == good.lights[0].path.read_bytes()
     assert bad.lights[1].path.read_bytes() != good.lights[1].path.read_bytes()
     assert bad.lights[1].fault == fault
+
+
+def test_drivers_change_the_numbers_as_they_say(tmp_path):
+    def both(fault, **camera):
+        sensor = replace(SMALL.sensor, **camera)
+        good = write_session(tmp_path / fault / "good", replace(SMALL, dither_px=0.0, sensor=sensor))
+        bad = take_fault(tmp_path / fault / "bad", fault, sensor=sensor)
+        return [fits.getdata(truth.lights[1].path).astype(np.float64) for truth in (good, bad)]
+
+    good, bad = both("white_balance", cfa="RGGB")
+    assert (bad[::2, ::2] == np.minimum(np.rint(good[::2, ::2] * 1.04), 65535)).all()
+    assert (bad[::2, 1::2] == good[::2, 1::2]).all()
+    assert (bad[1::2, 1::2] == np.minimum(np.rint(good[1::2, 1::2] * 1.9), 65535)).all()
+    good, bad = both("unscaled", adc_bits=12)
+    assert (bad * 16 == good).all()
+    good, bad = both("subtracted", offset_dn=500.0)
+    assert (bad == np.maximum(good - 500.0, 0.0)).all()
+
+
+def test_dust_moves_by_the_shift_that_is_asked_for():
+    still = Optics(vignetting=0.0, n_dust=1).flat(120, 100)
+    moved = Optics(vignetting=0.0, n_dust=1, dust_shift_px=(7.0, -3.0)).flat(120, 100)
+    assert moved[10:80, 20:110] == pytest.approx(still[13:83, 13:103])
 
 
 @pytest.mark.parametrize("fault", ["garbage", "empty"])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from wbpy.engine.events import Event, Listener
-from wbpy.engine.store import Store
+from wbpy.engine.store import Store, StoredImage, make_key
 from wbpy.errors import Cancelled
 from wbpy.findings import make_finding
 from wbpy.io.images import open_image
@@ -34,13 +34,32 @@ FAILED_OUTCOMES: tuple[Outcome, ...] = ("failed", "blocked")
 
 
 class FrameReader:
-    """One raw frame, opened for each call, so that thousands of them need no thousands of open files."""
+    """One raw frame, opened for each call, so that thousands of them need no thousands of open files.
 
-    def __init__(self, frame: Frame) -> None:
+    Formats that can only be decoded as a whole (compressed files, camera raw) are decoded once into the store, from
+    which their bands are read like those of any other file.
+
+    Parameters
+    ----------
+    frame : Frame
+        What is read.
+    store : Store, optional
+        Where a decoded image may be put; without it such a file is decoded at each call.
+
+    Raises
+    ------
+    ReadError
+        If the file cannot be read.
+    """
+
+    def __init__(self, frame: Frame, store: Store | None = None) -> None:
         self.frame = frame
         self._dn_per_unit = frame.dn_per_unit
+        self._store = store
+        self._decoded: StoredImage | None = None
         with open_image(frame.path, frame.dn_per_unit) as image:
             self._shape = (image.height, image.width)
+            self._banded = image.banded
 
     @property
     def name(self) -> str:
@@ -54,14 +73,29 @@ class FrameReader:
 
     def read(self, y0: int, y1: int) -> npt.NDArray[np.float32]:
         """Return rows as (y1 - y0, width) float32, DN."""
+        if not self._banded and self._store is not None:
+            return self._staged(self._store).read(y0, y1, 0, self._shape[1])
         with open_image(self.frame.path, self._dn_per_unit) as image:
             return image.read(y0, y1)
 
     def words(self, y0: int, y1: int) -> tuple[npt.NDArray[np.uint16], float] | None:
         """Return the stored big-endian words of these rows and BZERO; None for other layouts."""
+        if not self._banded:
+            return None
         with open_image(self.frame.path, self._dn_per_unit) as image:
             words = image.words(y0, y1)
             return None if words is None else (words, image.bzero)
+
+    def _staged(self, store: Store) -> StoredImage:
+        """Return the decoded image in the store, put there at the first call."""
+        if self._decoded is None:
+            frame = self.frame
+            key = make_key("decoded", store.digest(frame.path, frame.size, frame.modified_ns), frame.dn_per_unit)
+            self._decoded = store.image(key)
+            if self._decoded is None:
+                with open_image(frame.path, self._dn_per_unit) as image:
+                    self._decoded = store.put_image(key, image.read())
+        return self._decoded
 
 
 class Context:

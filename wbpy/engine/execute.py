@@ -11,14 +11,17 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
+
 from wbpy.config import memory_limit_bytes
-from wbpy.engine import first_pass, second_pass
+from wbpy.engine import checking, first_pass, second_pass
 from wbpy.engine.context import FAILED_OUTCOMES, Context
 from wbpy.engine.events import Listener
 from wbpy.engine.first_pass import MasterFile, Treated
 from wbpy.engine.logfile import LogFiles
 from wbpy.engine.products import version
 from wbpy.engine.second_pass import Decisions
+from wbpy.engine.speed import cores
 from wbpy.engine.warmup import warm_up
 from wbpy.errors import Cancelled
 from wbpy.io.products import write_atomic
@@ -59,7 +62,7 @@ def execute(
     out.mkdir(parents=True, exist_ok=True)
     log = LogFiles(out / "logs", time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()))
     settings = plan.settings["run"]
-    workers = settings["workers"].value or _cores()
+    workers = settings["workers"].value or cores()
     memory = memory_limit_bytes(settings["memory_limit"].value)
     try:
         log.write_plan(plan)
@@ -106,7 +109,7 @@ def _walk(context: Context, log: str) -> Run:
             context.say(traceback.format_exc(), step)
             outcome, why = "failed", f"{type(error).__name__}: {error}"
         seconds = time.monotonic() - started
-        if step.stage not in ("calibrate", "cosmetic", "measure"):
+        if step.stage not in ("calibrate", "linedefects", "cosmetic", "measure"):
             context.timings[step.stage] += seconds
         results.append(StepResult(id=step.id, outcome=outcome, seconds=round(seconds, 3), why=why))
         context.emit("step_finished", step=step.id, stage=step.stage, outcome=outcome, message=why)
@@ -137,13 +140,20 @@ def _dispatch(
     results: list[StepResult],
 ) -> tuple[Outcome, str]:
     if step.stage == "masters":
-        return first_pass.make_master(context, step, done)
+        made = first_pass.make_master(context, step, done)
+        checking.check_set(context, step)
+        return made
     if step.stage == "calibrate":
-        return first_pass.treat_lights(context, _fused(context.plan, step), done, treated)
-    if step.stage in ("cosmetic", "measure"):
+        fused_steps = _fused(context.plan, step)
+        made = first_pass.treat_lights(context, fused_steps, done, treated)
+        checking.check_lights(context, fused_steps, done, treated)
+        return made
+    if step.stage in ("linedefects", "cosmetic", "measure"):
         # Done together with the calibration of the same lights, in one reading.
         fused = next(r for r in results if r.id == f"calibrate/{step.group}")
         return fused.outcome, f"together with {fused.id}"
+    if step.stage == "approve":
+        return second_pass.approve_lights(context, step, treated, decisions)
     if step.stage == "reference":
         return second_pass.choose_reference(context, step, treated, decisions)
     if step.stage == "register":
@@ -165,7 +175,10 @@ def _fused(plan: Plan, first: Step) -> dict[str, Step]:
 
 
 def _upstream(plan: Plan, last: Step) -> list[Step]:
-    """Return the steps that lead to `last`, in order, masters left out, one per stage, `last` included."""
+    """Return the steps that lead to `last`, in order, masters left out, one per stage, `last` included.
+
+    The step that stands for several of a stage carries what was decided by hand about any of them.
+    """
     by_id = {step.id: step for step in plan.steps}
     wanted = {last.id}
     queue = [last]
@@ -178,7 +191,9 @@ def _upstream(plan: Plan, last: Step) -> list[Step]:
     chain: dict[str, Step] = {}
     for step in plan.steps:
         if step.id in wanted and step.stage != "masters":
-            chain.setdefault(step.stage, step)
+            first = chain.setdefault(step.stage, step)
+            notes = tuple(dict.fromkeys((*first.notes, *step.notes)))
+            chain[step.stage] = msgspec.structs.replace(first, notes=notes)
     return list(chain.values())
 
 
@@ -197,14 +212,6 @@ def _overall(results: Sequence[StepResult], products: bool, lost_inputs: bool) -
     if "partial" in outcomes or lost_inputs:
         return "partial"
     return "reused" if outcomes == {"reused"} else "done"
-
-
-def _cores() -> int:
-    import os
-
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _versions() -> dict[str, str]:

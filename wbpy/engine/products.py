@@ -123,11 +123,12 @@ def _own_cards(kind: str, count: int, key: str) -> list[Card]:
 
 
 def history(steps: Sequence[Step], inputs: dict[str, str], frames: Sequence[Frame]) -> list[str]:
-    """Return HISTORY lines: stages with their parameters, masters by role, and the names of the frames."""
+    """Return HISTORY lines: stages with parameters and decisions by hand, masters by role, names of the frames."""
     lines = []
     for step in steps:
         values = ", ".join(f"{name}={_show(param.value)}" for name, param in step.params.items())
         lines.append(f"wbpy {step.stage} {step.version}: {values}")
+        lines += [f"by hand: {note}" for note in step.notes]
     lines += [f"{role}: {name}" for role, name in inputs.items()]
     lines += [f"frame: {Path(frame.path).name}" for frame in frames]
     return lines

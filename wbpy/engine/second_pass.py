@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wbpy.engine import products
 from wbpy.engine.context import Context
 from wbpy.engine.first_pass import Treated, cfa_matrix, kept_path, write_kept
-from wbpy.engine.store import make_key
+from wbpy.engine.store import file_digest, make_key
+from wbpy.errors import ReadError
+from wbpy.io.approval import read_list, write_rows
 from wbpy.io.preview import write_preview
 from wbpy.io.products import FitsWriter
 from wbpy.model import Frame, Outcome, Product, Step
-from wbpy.stages import debayer, integrate, normalize, reference, register, weigh
+from wbpy.stages import approve, debayer, integrate, measure, normalize, reference, register, weigh
+from wbpy.stages.approve import ApproveParams, Candidate, Verdict
 from wbpy.stages.debayer import DebayerParams
 from wbpy.stages.integrate import Counts, IntegrateParams, Light
-from wbpy.stages.normalize import Normalization, NormalizeParams
+from wbpy.stages.measure import Measurement, MeasureParams
+from wbpy.stages.normalize import Normalization, NormalizeParams, Sketch
 from wbpy.stages.reference import ReferenceParams
 from wbpy.stages.register import Failure, RegisterParams, Transform
 from wbpy.stages.weigh import WeighParams
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 
 @dataclass
 class Decisions:
     """What the first pass led to, by path of the light or by group."""
 
+    excluded: dict[str, str] = field(default_factory=dict)
+    """Path -> id of the finding that excluded it."""
+    approval: list[dict[str, Any]] = field(default_factory=list)
+    """Rows of ``approval.csv``."""
     references: dict[str, str] = field(default_factory=dict)
     """Registration group -> path of its reference."""
     transforms: dict[str, Transform] = field(default_factory=dict)
@@ -38,15 +51,208 @@ class Decisions:
     """Integration group -> path -> weight of each channel."""
 
 
+def approve_lights(
+    context: Context, step: Step, treated: dict[str, Treated], decisions: Decisions
+) -> tuple[Outcome, str]:
+    """Judge the lights of an integration group; those beyond a limit or not on the user's list are excluded."""
+    params = context.params(step, ApproveParams)
+    paths = [path for path in context.groups[step.group].frames if path in treated]
+    if not paths:
+        return "blocked", "no light was treated"
+    listed: dict[str, bool] = {}
+    if params.list:
+        try:
+            listed = read_list(Path(params.list), list(context.frames))
+        except ReadError as error:
+            context.find("APP005", step.id, list=params.list, reason=str(error))
+            decisions.excluded |= dict.fromkeys(paths, "APP005")
+            return "failed", f"{params.list}: {error}"
+    fluxes = _fluxes(context, step, [treated[path] for path in paths])
+    lights = [_candidate(treated[path], fluxes[path], listed.get(path)) for path in paths]
+    limits = {name: context.rules.findings[id].limits for name, id in approve.NAMED.items()}
+    verdicts, unusable = approve.run(params, lights, limits)
+    for metric in unusable:
+        context.find("APP004", step.id, metric=metric)
+    excluded = 0
+    for path, light, verdict in zip(paths, lights, verdicts, strict=True):
+        known = {**verdict.values, **context.frame_results[path].measurements}
+        context.frame_result(path, measurements=known)
+        for name, evidence in verdict.names.items():
+            context.find(approve.NAMED[name], path, **evidence)
+        id = None
+        if not verdict.approved:
+            excluded += 1
+            id = "APP002" if verdict.metric is None else "APP001"
+            if verdict.metric is None:
+                context.find(id, path, list=params.list)
+            else:
+                compared = sum(other.comparable == light.comparable for other in lights)
+                context.find(
+                    id,
+                    path,
+                    metric=verdict.metric,
+                    value=verdict.values[verdict.metric],
+                    limit=verdict.limit,
+                    rule=verdict.rule,
+                    lights=compared,
+                )
+            decisions.excluded[path] = id
+            context.frame_result(path, weight=0.0, excluded_by=id)
+        decisions.approval.append(_approval_row(step, path, verdict, id))
+    _report_field(context, step, [treated[path].measurement for path in paths])
+    limit = context.rules.findings["APP003"].limits["share"]
+    if excluded > limit * len(paths):
+        context.find("APP003", step.id, excluded=excluded, lights=len(paths), limit_percent=100 * limit)
+    target = context.out / "approval.csv"
+    if not params.list or Path(params.list).resolve() != target.resolve():
+        write_rows(target, decisions.approval)
+    return "done", f"{len(paths) - excluded} of {len(paths)} lights approved"
+
+
+def _report_field(context: Context, step: Step, measurements: Sequence[Measurement]) -> None:
+    """Say how sharpness and roundness change across the field in the middle light of a group."""
+    import numpy as np
+
+    def middle(values: Any) -> Any:
+        table = np.array(values, np.float64)
+        known = np.isfinite(table).sum(axis=0) > 0
+        return np.where(known, np.nanmedian(np.where(known, table, 0.0), axis=0), np.nan)
+
+    def rows(cells: Any) -> str:
+        return " | ".join(" ".join(f"{value:.2f}" for value in row) for row in cells.reshape(3, 3))
+
+    widths = middle([m.fwhm_map for m in measurements])
+    shapes = middle([m.eccentricity_map for m in measurements])
+    tilt, curvature = middle([(m.tilt, m.curvature) for m in measurements]).tolist()
+    if not np.isfinite(widths).any():
+        return
+    data = {f"fwhm_r{i // 3}c{i % 3}_px": float(value) for i, value in enumerate(widths) if np.isfinite(value)}
+    context.say(f"Field, rows from the top: FWHM {rows(widths)} px; eccentricity {rows(shapes)}", step, **data)
+    limits = context.rules.findings["MEA002"].limits
+    if tilt > limits["tilt"] or abs(curvature) > limits["curvature"]:
+        context.find(
+            "MEA002",
+            step.id,
+            lights=len(measurements),
+            tilt_percent=100 * tilt,
+            curvature_percent=100 * curvature,
+            fwhm_map=rows(widths),
+        )
+
+
+def _hint_at_drizzle(
+    context: Context, step: Step, paths: Sequence[str], treated: dict[str, Treated], decisions: Decisions
+) -> None:
+    """Report undersampled stars, and how many sub-pixel positions the lights cover together."""
+    import statistics
+
+    cfa = treated[paths[0]].frame.cfa is not None
+    widths = [treated[path].measurement.fwhm for path in paths if math.isfinite(treated[path].measurement.fwhm)]
+    transforms = [(decisions.transforms[path].matrix, treated[path].image.shape) for path in paths]
+    under = context.rules.findings["MEA003"].limits
+    if widths and statistics.median(widths) < under["fwhm_px"]:
+        context.find(
+            "MEA003",
+            step.id,
+            fwhm_px=statistics.median(widths),
+            limit_px=under["fwhm_px"],
+            lights=len(paths),
+            covered_percent=100 * weigh.phases_covered(transforms, 1),
+            needed=int(under["lights"]),
+        )
+    limits = context.rules.findings["MEA004"].limits
+    if cfa and len(paths) >= limits["lights"]:
+        covered = weigh.phases_covered(transforms, 2)
+        if covered >= limits["covered"]:
+            context.find("MEA004", step.id, lights=len(paths), covered_percent=100 * covered)
+
+
+def _fluxes(context: Context, step: Step, lights: Sequence[Treated]) -> dict[str, float | None]:
+    """Return the flux of each light's stars over that in the best light, by path; None where no pattern matches.
+
+    The best light is most often the registration reference too, so that the transforms found here are used again.
+    """
+    import numpy as np
+
+    names = [light.frame.path for light in lights]
+    best = reference.run(ReferenceParams(), names, [light.measurement for light in lights])
+    follows = next((s for s in context.plan.steps if s.stage == "register" and _share(context, s, step)), None)
+    if best is None or follows is None:
+        return dict.fromkeys(names)
+    leader = lights[best.index]
+    at = Transform(np.eye(3), 0.0, 0, "identity")
+    found = context.map(lambda light: find_transform(context, follows, leader, light), lights)
+    fluxes: dict[str, float | None] = {}
+    for light, transform in zip(lights, found, strict=True):
+        fluxes[light.frame.path] = None
+        if isinstance(transform, Transform):
+            scale, stars = normalize.star_scale(leader.measurement, at, light.measurement, transform)
+            fluxes[light.frame.path] = 1 / scale if stars else None
+    return fluxes
+
+
+def _share(context: Context, one: Step, other: Step) -> bool:
+    return not set(context.groups[one.group].frames).isdisjoint(context.groups[other.group].frames)
+
+
+def _candidate(light: Treated, flux: float | None, listed: bool | None) -> Candidate:
+    from datetime import datetime
+
+    frame = light.frame
+    return Candidate(
+        measurement=light.measurement,
+        comparable=(frame.exposure, frame.camera, frame.gain, frame.xbinning, frame.filter),
+        time=math.nan if frame.date_obs is None else datetime.fromisoformat(frame.date_obs).timestamp(),
+        arcsec_per_px=arcsec_per_px(frame),
+        flux=flux,
+        listed=listed,
+    )
+
+
+def arcsec_per_px(frame: Frame) -> float | None:
+    """Return the scale of a frame in its middle; None when its header lacks focal length or pixel size."""
+    if frame.focal_length is None or frame.pixel_size is None:
+        return None
+    return math.degrees(1e-3 * frame.pixel_size / frame.focal_length) * 3600
+
+
+def _approval_row(step: Step, path: str, verdict: Verdict, finding: str | None) -> dict[str, Any]:
+    return {
+        "frame": path,
+        "approved": "yes" if verdict.approved else "no",
+        "finding": finding,
+        "metric": verdict.metric,
+        "value": verdict.values[verdict.metric] if verdict.metric else None,
+        "limit": verdict.limit,
+        "rule": verdict.rule,
+        "looks_like": " ".join(verdict.names),
+        **verdict.values,
+        "integration": step.group,
+    }
+
+
 def choose_reference(
     context: Context, step: Step, treated: dict[str, Treated], decisions: Decisions
 ) -> tuple[Outcome, str]:
     """Choose the reference of a registration group."""
     params = context.params(step, ReferenceParams)
-    paths = [path for path in context.groups[step.group].frames if path in treated]
+    group = context.groups[step.group].frames
+    paths = [path for path in group if path in treated and path not in decisions.excluded]
     if not paths:
-        return "blocked", "no light was treated"
+        return "blocked", "no light was treated and approved"
     names = [Path(path).name for path in paths]
+    if params.frame in paths:
+        params = ReferenceParams(frame=Path(params.frame).name)
+    elif params.frame not in names and Path(params.frame).is_file():
+        pinned = _pinned(context, Path(params.frame).absolute(), treated[paths[0]])
+        if isinstance(pinned, Treated) and pinned.measurement.count >= 3:
+            decisions.references[step.group] = pinned.frame.path
+            treated[pinned.frame.path] = pinned
+            context.say(f"Registration reference {params.frame}, {pinned.measurement.count} stars", step)
+            return "done", "given by the user"
+        reason = "it has no stars" if isinstance(pinned, Treated) else pinned
+        context.find("REF003", step.id, wanted=params.frame, reason=reason)
+        return "failed", f"{params.frame}: {reason}"
     chosen = reference.run(params, names, [treated[path].measurement for path in paths])
     if chosen is None:
         context.find("REF001", step.id, frames=len(paths))
@@ -66,29 +272,59 @@ def choose_reference(
     return "done", "chosen among the treated lights"
 
 
+def _pinned(context: Context, path: Path, like: Treated) -> Treated | str:
+    """Return a finished picture as if it were a treated light like another, or why it cannot be read."""
+    from dataclasses import replace
+
+    import msgspec
+    import numpy as np
+
+    from wbpy.io.images import open_image
+
+    try:
+        with open_image(path) as image:
+            # Of colour the middle channel, on which the stars of CFA lights are measured too.
+            plane = image.read(channel=image.channels // 2)
+        key = make_key("reference", file_digest(path))
+    except (ReadError, OSError) as error:
+        return str(error)
+    # Products hold values from 0 to 1, and 0 where no light covers.
+    plane = np.where(plane == 0, np.nan, plane).astype(np.float32)
+    if np.nanmax(plane, initial=0.0) <= 1.0:
+        plane *= np.float32(products.DN_RANGE)
+    frame = msgspec.structs.replace(like.frame, path=str(path), cfa=None)
+    measurement = measure.run(MeasureParams(), plane, None)
+    return replace(like, frame=frame, key=key, image=context.store.put_image(key, plane), measurement=measurement)
+
+
+def find_transform(context: Context, step: Step, target: Treated, light: Treated) -> Transform | Failure:
+    """Return the transform of a light to `target`, from the store when it stands there."""
+    key = make_key(context.params_key(step), target.key, light.key)
+    known = context.store.record(key)
+    if known is not None:
+        values, arrays = known
+        return Transform(arrays["matrix"], values["rms"], values["stars"], values["model"])
+    found = register.run(context.params(step, RegisterParams), target.measurement, light.measurement)
+    if isinstance(found, Transform):
+        context.store.put_record(
+            key, {"rms": found.rms, "stars": found.stars, "model": found.model}, matrix=found.matrix
+        )
+    return found
+
+
 def register_lights(
     context: Context, step: Step, treated: dict[str, Treated], decisions: Decisions
 ) -> tuple[Outcome, str]:
     """Find the transforms of a registration group's lights to its reference."""
-    params = context.params(step, RegisterParams)
     leader = decisions.references.get(step.group)
     if leader is None:
         return "blocked", "there is no reference"
-    paths = [path for path in context.groups[step.group].frames if path in treated]
+    group = context.groups[step.group].frames
+    paths = [path for path in group if path in treated and path not in decisions.excluded]
     target = treated[leader]
 
     def find(path: str) -> tuple[str, Transform | Failure]:
-        key = make_key(context.params_key(step), target.key, treated[path].key)
-        known = context.store.record(key)
-        if known is not None:
-            values, arrays = known
-            return path, Transform(arrays["matrix"], values["rms"], values["stars"], values["model"])
-        found = register.run(params, target.measurement, treated[path].measurement)
-        if isinstance(found, Transform):
-            context.store.put_record(
-                key, {"rms": found.rms, "stars": found.stars, "model": found.model}, matrix=found.matrix
-            )
-        return path, found
+        return path, find_transform(context, step, target, treated[path])
 
     limit = context.rules.findings["REG002"].limits["rms_px"]
     for done, (path, found) in enumerate(context.map(find, paths), 1):
@@ -131,15 +367,58 @@ def normalize_lights(
     if leader is None:
         best = reference.run(ReferenceParams(), [Path(path).name for path in paths], measurements)
         leader = best.index if best is not None else 0
-    results = normalize.run(params, leader, measurements, [decisions.transforms[path] for path in paths])
+    shape = treated[_leader(context, decisions, paths)].image.shape
+    transforms = [decisions.transforms[path] for path in paths]
+    sketches = []
+    if normalize.needs_pixels(params):
+        lights = zip([treated[path] for path in paths], transforms, strict=True)
+        # A sketch holds its frame in memory.
+        at_once = max(1, min(context.workers, context.free_memory() // (5 * shape[0] * shape[1])))
+        for sketch in context.map(lambda pair: _sketch(context, step, params, *pair, shape), lights, at_once):
+            sketches.append(sketch)
+            context.emit(
+                "progress", step=step.id, stage="normalize", done=len(sketches), total=len(paths), unit="frames"
+            )
+    results = normalize.run(params, leader, measurements, transforms, sketches, shape)
     for index, (path, result) in enumerate(zip(paths, results, strict=True)):
-        if params.method == "additive_scaling" and params.scale == "stars" and not result.stars and index != leader:
+        if params.method in normalize.SCALING and params.scale == "stars" and not result.stars and index != leader:
             context.find("NRM001", path, fewest=params.min_stars)
+        if result.failure:
+            context.find("NRM002", path, reason=result.failure)
         measured = context.frame_results[path].measurements
         context.frame_result(path, measurements={**measured, "scale": result.scale[len(result.scale) // 2]})
     decisions.normalizations[step.group] = dict(zip(paths, results, strict=True))
-    context.say(f"Levels and scales follow {Path(paths[leader]).name}", step, path=paths[leader])
+    name = Path(paths[leader]).name
+    context.say(f"Levels and scales follow {name}", step, path=paths[leader])
+    if params.method == "local":
+        share = normalize.gradient(sketches[leader])
+        if share > context.rules.findings["NRM003"].limits["share"]:
+            context.find("NRM003", step.id, name=name, percent=100 * share)
+        scatter = max(result.scatter for result in results)
+        context.say(
+            f"Backgrounds follow those of {name}, its gradient of {100 * share:.1f} % included; what the surfaces "
+            f"leave is at most {scatter:.2f} DN in a cell",
+            step,
+            gradient=share,
+            scatter_dn=scatter,
+        )
     return "done", "from the measurements of the registered lights"
+
+
+def _sketch(
+    context: Context, step: Step, params: NormalizeParams, light: Treated, transform: Transform, shape: tuple[int, int]
+) -> Sketch:
+    """Return the sketch of a light, from the store if it is there."""
+    key = make_key("sketch", context.params_key(step), light.key, transform.matrix.tolist(), list(shape))
+    known = context.store.record(key)
+    if known is not None:
+        values, arrays = known
+        return Sketch(tuple(values["dispersion"]), arrays["level"])
+    height, width = light.image.shape
+    image = light.image.read(0, height, 0, width)
+    made = normalize.sketch(params, image, cfa_matrix(light.frame), transform, shape)
+    context.store.put_record(key, {"dispersion": list(made.dispersion)}, level=made.level)
+    return made
 
 
 def weigh_lights(
@@ -151,17 +430,27 @@ def weigh_lights(
         return "blocked", "no light is normalized"
     params = context.params(step, WeighParams)
     paths = list(normalized)
-    values = weigh.run(params, [treated[path].measurement for path in paths], list(normalized.values()))
+    texts = [
+        next((v for k, v in context.frames[path].keywords.items() if k.upper() == params.keyword.upper()), None)
+        for path in paths
+    ]
+    values, unknown = weigh.run(params, [treated[path].measurement for path in paths], list(normalized.values()), texts)
+    nameless = {paths[i] for i in unknown}
     kept = {}
     for path, weights in zip(paths, values, strict=True):
         share = sum(weights) / len(weights)
-        if share < params.minimum:
+        if path in nameless:
+            context.find("WGT002", path, method=params.method)
+            context.frame_result(path, weight=0.0, excluded_by="WGT002")
+        elif share < params.minimum:
             context.find("WGT001", path, weight=share, minimum=params.minimum)
             context.frame_result(path, weight=0.0, excluded_by="WGT001")
         else:
             kept[path] = weights
             context.frame_result(path, weight=share)
     decisions.weights[step.group] = kept
+    if kept:
+        _hint_at_drizzle(context, step, list(kept), treated, decisions)
     return "done", "from noise and scale of the registered lights"
 
 
@@ -214,6 +503,8 @@ def integrate_lights(
             normalized[path].scale,
             normalized[path].offset,
             weights[path],
+            normalized[path].surfaces,
+            normalized[path].surface_step,
         )
         for path in paths
     ]
@@ -223,7 +514,14 @@ def integrate_lights(
         context.params_key(debayer_step) if debayer_step else None,
         [height, width],
         [
-            [treated[path].key, light.matrix.tolist(), light.scale, light.offset, light.weight]
+            [
+                treated[path].key,
+                light.matrix.tolist(),
+                light.scale,
+                light.offset,
+                light.weight,
+                [surface.tolist() for surface in light.surfaces],
+            ]
             for path, light in zip(paths, lights, strict=True)
         ],
     )
@@ -243,12 +541,15 @@ def integrate_lights(
         pedestal = _pedestal(context, step, params, treated, decisions, paths)
         counts = Counts(*(np.zeros(len(paths), np.int64) for _ in range(3)))
         strips = integrate.run(params, debayer_params, context.work(step), lights, (height, width), cfa, counts)
-        about = _write_integration(
+        about, middle = _write_integration(
             context, step, chain, strips, files, frames, treated[leader].frame, (channels, height, width), pedestal, key
         )
         offered = np.maximum(counts.offered, 1)
         about["rejected_low"] = (counts.low / offered).tolist()
         about["rejected_high"] = (counts.high / offered).tolist()
+        noises = [treated[path].measurement.noise[channels // 2] for path in paths]
+        found = integrate.quality(params, debayer_params, middle, lights, noises, (height, width), cfa)
+        about["quality"] = found.numbers()
         for name, path in files.items():
             context.store.put_product(make_key(key, name), path, about if name == "integration" else {})
     _report(context, step, about, paths)
@@ -267,6 +568,7 @@ def integrate_lights(
                 frames_excluded=excluded,
                 exposure_total=round(sum(exposures), 6) if exposures else None,
                 outcome=outcome,
+                measurements=about["quality"] if name == "integration" else {},
             )
         )
     return outcome, why
@@ -290,22 +592,21 @@ def _pedestal(
 ) -> float:
     """Return the DN to add to the result, so that cutting it to [0, 1] loses no noise below a faint background.
 
-    Automatic: when the background lies less than 6 sigma of the expected noise above zero, as much as brings it
-    there, in whole DN. The noise of the weighted mean is 1 / sqrt(sum of 1 / (k sigma)^2).
+    Automatic: when the background lies less than 5 sigma of a single light above zero, as much as brings it there, in
+    whole DN. The noise of one light, not of the average, because borders are covered by few lights, and to leave
+    room for the darker corners of a gradient.
     """
     if params.pedestal != "auto":
         return float(params.pedestal)
     normalized = decisions.normalizations[step.group]
     needed = 0.0
     for c in range(len(normalized[paths[0]].scale)):
-        scaled = [normalized[path].scale[c] * treated[path].measurement.noise[c] for path in paths]
-        precision = sum(1 / value**2 for value in scaled if value > 0)
-        noise = 1 / math.sqrt(precision) if precision > 0 else 0.0
+        noise = max(normalized[path].scale[c] * treated[path].measurement.noise[c] for path in paths)
         level = min(
             normalized[path].scale[c] * treated[path].measurement.background[c] + normalized[path].offset[c]
             for path in paths
         )
-        needed = max(needed, 6 * noise - level)
+        needed = max(needed, 5 * noise - level)
     pedestal = float(math.ceil(needed)) if needed > 0 else 0.0
     if pedestal:
         context.find("INT003", step.id, pedestal_dn=pedestal)
@@ -323,8 +624,11 @@ def _write_integration(
     shape: tuple[int, int, int],
     pedestal: float,
     key: str,
-) -> dict[str, Any]:
-    """Write result, rejection maps and preview as the strips arrive; return what is to be remembered."""
+) -> tuple[dict[str, Any], npt.NDArray[np.float32]]:
+    """Write result, maps and preview as the strips arrive.
+
+    Return what is to be remembered, and the middle of the green or only channel, DN, without the pedestal.
+    """
     import numpy as np
 
     notes = products.history(chain, {}, frames)
@@ -336,17 +640,29 @@ def _write_integration(
     below = above = uncovered = 0
     files["integration"].parent.mkdir(exist_ok=True)
     writers = {"integration": FitsWriter(files["integration"], size, cards, notes)}
-    for name in ("rejection_low", "rejection_high"):
+    for name in files.keys() - {"integration", "preview"}:
         map_cards = products.integration_cards(frames, leader, name, key)
         writers[name] = FitsWriter(files[name], size, map_cards, notes[:0])
-    with writers["integration"], writers["rejection_low"], writers["rejection_high"]:
+    # Variance in the unit of the picture.
+    units = {"variance": np.float32(1 / products.DN_RANGE**2)}
+    y0, y1, x0, x1 = integrate.middle_of(shape[1:])
+    middle = np.empty((y1 - y0, x1 - x0), np.float32)
+    with contextlib.ExitStack() as stack:
+        for writer in writers.values():
+            stack.enter_context(writer)
         for strip in strips:
+            rows = slice(max(y0, strip.y0), min(y1, strip.y0 + strip.image.shape[1]))
+            if rows.start < rows.stop:
+                own = slice(rows.start - strip.y0, rows.stop - strip.y0)
+                middle[rows.start - y0 : rows.stop - y0] = strip.image[shape[0] // 2, own, x0:x1]
             image = strip.image + np.float32(pedestal) if pedestal else strip.image
             thumbnail.add(strip.y0, image)
             pixels, cut_below, cut_above = products.to_unit_range(image)
             below, above = below + cut_below, above + cut_above
             uncovered += int(np.count_nonzero(np.isnan(image)))
-            for name, planes in (("integration", pixels), ("rejection_low", strip.low), ("rejection_high", strip.high)):
+            written = {"integration": pixels, "rejection_low": strip.low, "rejection_high": strip.high}
+            written |= {name: plane * units.get(name, np.float32(1)) for name, plane in strip.maps.items()}
+            for name, planes in written.items():
                 for channel in range(shape[0]):
                     writers[name].write_rows(channel, strip.y0, planes[channel])
         for writer in writers.values():
@@ -354,7 +670,7 @@ def _write_integration(
     small = thumbnail.image()
     write_preview(files["preview"], small if shape[0] > 1 else small[0])
     total = math.prod(shape)
-    return {"below": below / total, "above": above / total, "uncovered": uncovered / total}
+    return {"below": below / total, "above": above / total, "uncovered": uncovered / total}, middle
 
 
 def _report(context: Context, step: Step, about: dict[str, Any], paths: Sequence[str]) -> None:
@@ -377,6 +693,15 @@ def _report(context: Context, step: Step, about: dict[str, Any], paths: Sequence
         rejected_high=share[1],
         uncovered=about["uncovered"],
     )
+    numbers = about["quality"]
+    if numbers["noise_dn"] is not None and numbers["snr_gain"] is not None:
+        text = (
+            f"Noise {numbers['noise_dn']:.2f} DN, {numbers['snr_gain']:.2f} times below that of the best light "
+            f"({numbers['snr_gain_predicted'] or math.nan:.2f} expected)"
+        )
+        if numbers["fwhm_px"] is not None and numbers["fwhm_best_light_px"] is not None:
+            text += f"; FWHM {numbers['fwhm_px']:.2f} px, {numbers['fwhm_best_light_px']:.2f} px in that light"
+        context.say(text, step, **numbers)
 
 
 def _write_resampled(

@@ -11,14 +11,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from wbpy.engine.context import Context
-from wbpy.stages import calibrate, cosmetic, integrate, masters, measure
+from wbpy.stages import calibrate, cosmetic, integrate, linedefects, masters, measure, normalize
 from wbpy.stages.base import Work
 from wbpy.stages.calibrate import CalibrateParams
 from wbpy.stages.cosmetic import CosmeticParams
 from wbpy.stages.debayer import DebayerParams
 from wbpy.stages.integrate import Counts, IntegrateParams, Light
+from wbpy.stages.linedefects import LineDefectsParams
 from wbpy.stages.masters import MastersParams, Rejection
 from wbpy.stages.measure import MeasureParams
+from wbpy.stages.normalize import NormalizeParams
+from wbpy.stages.register import Transform
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,12 +68,12 @@ def warm_up(context: Context) -> None:
     try:
         for is_cfa in sorted(colours):
             context.check_cancelled()
-            _treat(is_cfa)
+            _treat(is_cfa, any(step.stage == "linedefects" for step in context.plan.steps))
     finally:
         slow.cancel()
 
 
-def _treat(is_cfa: bool) -> None:
+def _treat(is_cfa: bool, has_lines: bool) -> None:
     import numpy as np
 
     y, x = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32)
@@ -87,12 +90,29 @@ def _treat(is_cfa: bool) -> None:
     calibration = calibrate.prepare(CalibrateParams(), dark, None, flat, cfa)
     known = cosmetic.defects(CosmeticParams(), dark, cfa)
     calibrate.run(CalibrateParams(), _Frame(image, False), calibration)
-    treated = calibrate.run(CalibrateParams(), _Frame(image, True), calibration)
+    treated = calibrate.run(CalibrateParams(), _Frame(image, True), calibration).image
+    scaling = CalibrateParams(optimize_dark=True)
+    scaled = calibrate.prepare(scaling, dark + np.float32(50), dark, flat, cfa)
+    calibrate.run(scaling, _Frame(image, True), scaled)
+    if has_lines:
+        linedefects.run(LineDefectsParams(), treated, linedefects.find(LineDefectsParams(), [treated], cfa), cfa)
     cosmetic.run(CosmeticParams(), treated, known, cfa)
-    measure.run(MeasureParams(), treated, cfa)
+    measured = [measure.run(MeasureParams(), treated, cfa)] * 2
     channels = 1 if cfa is None else 3
     matrix = np.array([[1, 0.001, 0.4], [-0.001, 1, 0.3], [0, 0, 1]])
-    light = Light(_Frame(treated, False), matrix, (1.0,) * channels, (0.0,) * channels, (1.0,) * channels)
+    here = Transform(np.eye(3), 0.0, 5, "identity")
+    normalizing = NormalizeParams(local_cell=32)
+    sketch = normalize.sketch(normalizing, treated, cfa, here, (SIDE, SIDE))
+    local = normalize.run(normalizing, 0, measured, [here] * 2, [sketch] * 2, (SIDE, SIDE))[1]
+    light = Light(
+        _Frame(treated, False),
+        matrix,
+        (1.0,) * channels,
+        (0.0,) * channels,
+        (1.0,) * channels,
+        local.surfaces,
+        local.surface_step,
+    )
     counts = Counts(*(np.zeros(3, np.int64) for _ in range(3)))
     parameters = IntegrateParams(rejection="winsorized")
     for _ in integrate.run(parameters, DebayerParams(), work, [light] * 3, (SIDE, SIDE), cfa, counts):

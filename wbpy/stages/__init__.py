@@ -1,10 +1,12 @@
 """The stages in the order in which pixels meet them."""
 
+from wbpy.stages.approve import APPROVE
 from wbpy.stages.base import Stage
 from wbpy.stages.calibrate import CALIBRATE
 from wbpy.stages.cosmetic import COSMETIC
 from wbpy.stages.debayer import DEBAYER
 from wbpy.stages.integrate import INTEGRATE
+from wbpy.stages.linedefects import LINEDEFECTS
 from wbpy.stages.masters import MASTERS
 from wbpy.stages.measure import MEASURE
 from wbpy.stages.normalize import NORMALIZE
@@ -15,8 +17,10 @@ from wbpy.stages.weigh import WEIGH
 STAGES: tuple[Stage, ...] = (
     MASTERS,
     CALIBRATE,
+    LINEDEFECTS,
     COSMETIC,
     MEASURE,
+    APPROVE,
     REFERENCE,
     REGISTER,
     NORMALIZE,
