@@ -51,5 +51,6 @@ def _show(value: Scalar) -> str:
     if value is None:
         return "unknown"
     if isinstance(value, float):
-        return f"{value:.6g}"
+        # Three digits are what a reader takes in; the evidence keeps them all.
+        return f"{value:.0f}" if abs(value) >= 1000 else f"{round(value, 1):g}" if abs(value) >= 100 else f"{value:.3g}"
     return str(value)

@@ -24,7 +24,7 @@ def test_numbers_are_shown_short_and_missing_values_as_unknown():
     finding = make_finding(
         load_rules(), "MAT005", "a", **values, temperature_chosen_degc=-9.96314102564102, temperature_subject_degc=None
     )
-    assert "at -9.96314 degC instead of unknown degC" in finding.message
+    assert "at -9.96 degC instead of unknown degC" in finding.message
     assert finding.evidence["temperature_chosen_degc"] == -9.96314102564102
 
 
