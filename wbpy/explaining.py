@@ -13,7 +13,7 @@ import msgspec
 from wbpy.errors import WbpyError
 from wbpy.hints import failures, hint, tells_apart
 from wbpy.model import Candidate, Finding, Frame, Group, Match, Plan, Run, Scalar, Step, reason_text
-from wbpy.rules import Rules, SensorRule, find_sensor
+from wbpy.rules import Rules, SensorRule, find_sensor, page_text
 
 if TYPE_CHECKING:
     from wbpy.catalog import Catalog
@@ -372,7 +372,7 @@ class _Explainer:
         if rule is not None:
             title = f"{id}: {rule.title} ({rule.severity})"
             sections.append(Section(title="Why it matters", lines=tuple(rule.why.strip().splitlines())))
-            sections.append(Section(title="What to do", lines=(rule.remedy,)))
+            sections.append(Section(title="What to do", lines=(page_text(rule.remedy),)))
             if rule.limits:
                 limits = tuple(f"{name} = {_shown(value)}" for name, value in rule.limits.items())
                 sections.append(Section(title="Limits", lines=limits))

@@ -293,6 +293,14 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     """Keywords whose values are left out of headers that are written to be sent in."""
 
 
+def page_text(template: str) -> str:
+    """Return the wording of a finding for its page, where there is no evidence: the names of the values in italics."""
+    import re
+
+    text = template.replace("{hint}", "").strip()
+    return re.sub(r"\{(\w+)\}", lambda found: f"*{found[1].replace('_', ' ')}*", text)
+
+
 def builtin_folder() -> Path:
     """Return the folder with the built-in rules: inside the installed package, or beside it in a checkout."""
     inside = Path(__file__).parent / "_rules"

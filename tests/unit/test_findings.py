@@ -6,7 +6,7 @@ import pytest
 
 from wbpy.errors import RuleError
 from wbpy.findings import make_finding
-from wbpy.rules import FindingRule, load_rules
+from wbpy.rules import FindingRule, load_rules, page_text
 
 FINDINGS = load_rules().findings
 
@@ -53,3 +53,7 @@ def test_every_finding_of_grouping_matching_and_planning_states_its_subject_or_r
     for id, rule in FINDINGS.items():
         if id.startswith("MAT"):
             assert "{subject}" in rule.message, id
+
+
+def test_a_page_names_values_instead_of_showing_them() -> None:
+    assert page_text("Add {count_px} px to {subject}.{hint}") == "Add *count px* px to *subject*."

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from wbpy.config import SETTINGS
-from wbpy.rules import FieldOverride, FindingRule, Rules, load_rules
+from wbpy.rules import FieldOverride, FindingRule, Rules, load_rules, page_text
 from wbpy.stages import STAGES
 from wbpy.stages.base import Stage
 
@@ -37,9 +37,9 @@ def finding_page(rule: FindingRule, raised_by: Sequence[str]) -> str:
         WHOLE,
         f"# {rule.id}: {rule.title}",
         " ".join(facts),
-        f"## Message\n\n> {_line(rule.message)}",
+        f"## Message\n\n> {page_text(_line(rule.message))}",
         f"## Why it matters\n\n{rule.why.strip()}",
-        f"## What to do\n\n{rule.remedy.strip()}",
+        f"## What to do\n\n{page_text(rule.remedy)}",
     ]
     if rule.limits:
         table = _table(("limit", "value"), [(f"`{name}`", f"{limit:g}") for name, limit in rule.limits.items()])
