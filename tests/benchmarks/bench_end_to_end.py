@@ -154,7 +154,16 @@ def compare(arguments: argparse.Namespace, folder: Path) -> dict[str, object]:
     program = shutil.which("siril-cli")
     ours: list[Figures] = []
     theirs: list[Figures] = []
-    options = ["--set", "integrate.rejection=winsorized", "--set", "integrate.low=3", "--set", "integrate.high=3"]
+    options = [
+        part
+        for setting in (
+            "integrate.rejection=winsorized",
+            "integrate.low=3",
+            "integrate.high=3",
+            "normalize.method=additive_scaling",
+        )
+        for part in ("--set", setting)
+    ]
     for _ in range(arguments.rounds):
         ours.append(run_wbpy(night, folder / "scratch", options))
         if program:
