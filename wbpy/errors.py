@@ -29,9 +29,5 @@ class ShapeError(WbpyError):
     """Two arrays that must have one shape have two; both are named."""
 
 
-class MatchError(WbpyError):
-    """Two star patterns have no consistent transform; the message says what was missing."""
-
-
 class Cancelled(WbpyError):
     """The user stopped the run."""

@@ -17,7 +17,7 @@ from wbpy.engine.store import Store, StoredImage, make_key
 from wbpy.errors import Cancelled
 from wbpy.findings import make_finding
 from wbpy.io.images import open_image
-from wbpy.model import Finding, Frame, FrameResult, Group, Outcome, Plan, Product, Scalar, Step
+from wbpy.model import Finding, Frame, FrameResult, Group, Plan, Product, Scalar, Step
 from wbpy.rules import Rules
 from wbpy.stages import STAGES
 from wbpy.stages.base import Params, Work
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 P = TypeVar("P", bound=Params)
-
-FAILED_OUTCOMES: tuple[Outcome, ...] = ("failed", "blocked")
 
 
 class FrameReader:

@@ -15,7 +15,7 @@ import msgspec
 
 from wbpy.config import memory_limit_bytes
 from wbpy.engine import checking, first_pass, second_pass
-from wbpy.engine.context import FAILED_OUTCOMES, Context
+from wbpy.engine.context import Context
 from wbpy.engine.events import Listener
 from wbpy.engine.first_pass import MasterFile, Treated
 from wbpy.engine.logfile import LogFiles
@@ -207,7 +207,7 @@ def _overall(results: Sequence[StepResult], products: bool, lost_inputs: bool) -
     outcomes = {result.outcome for result in results}
     if not outcomes:
         return "no_work"
-    if outcomes & set(FAILED_OUTCOMES):
+    if outcomes & {"failed", "blocked"}:
         return "partial" if products else "failed"
     if "partial" in outcomes or lost_inputs:
         return "partial"

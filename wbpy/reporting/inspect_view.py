@@ -8,7 +8,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from wbpy.inspecting import Histogram, InspectedFrame, Inspection, planes_of
-from wbpy.reporting.terminal import _closing, _findings, _table
+from wbpy.reporting.terminal import closing_line, print_findings, print_table
 from wbpy.reporting.wording import count, plain
 
 if TYPE_CHECKING:
@@ -27,10 +27,10 @@ def show_inspection(console: Console, inspection: Inspection, verbosity: int = 0
     if verbosity >= 0 and inspection.frames:
         low, high = inspection.range_dn
         names = ["frame", "plane", "mean", "median", "MAD", "min", "max", "<= 0", f"{low:g}-{high:g}", "levels"]
-        _table(console, names, [row for one in inspection.frames for row in _rows(one)], right=names[2:])
+        print_table(console, names, [row for one in inspection.frames for row in _rows(one)], right=names[2:])
         console.print()
         names = ["frame", "role", "scale", "noise", "saturation"]
-        _table(console, names, [_facts(one) for one in inspection.frames], right=names[3:])
+        print_table(console, names, [_facts(one) for one in inspection.frames], right=names[3:])
         console.print()
         console.print("Values in DN of the 16-bit scale. Noise is that of neighbouring pixels.")
         if verbosity > 0 or len(inspection.frames) <= HISTOGRAMS:
@@ -41,14 +41,14 @@ def show_inspection(console: Console, inspection: Inspection, verbosity: int = 0
                     for line in histogram_lines(histogram):
                         console.print(line, soft_wrap=True)
         console.print()
-    _findings(console, inspection.findings, verbosity)
+    print_findings(console, inspection.findings, verbosity)
     if verbosity >= 0 and inspection.pictures:
         folder = PurePath(inspection.pictures[0]).parent
         console.print(f"{count(len(inspection.pictures), 'picture')} in {plain(str(folder))}", soft_wrap=True)
     line = f"Inspected: {count(len(inspection.frames), 'frame')}"
     if inspection.held_back:
         line += f", {count(len(inspection.held_back), 'file')} not readable"
-    console.print(_closing(line, inspection.findings), style="bold")
+    console.print(closing_line(line, inspection.findings), style="bold")
 
 
 def _rows(one: InspectedFrame) -> list[list[str]]:

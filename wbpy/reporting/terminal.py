@@ -105,7 +105,7 @@ def show_scan(console: Console, catalog: Catalog, saved: Path | None, verbosity:
         summary = catalog.summary()
         if len(summary):
             names = [str(name) for name in summary.columns]
-            _table(
+            print_table(
                 console,
                 [name.replace("_", " ") for name in names],
                 [
@@ -115,13 +115,13 @@ def show_scan(console: Console, catalog: Catalog, saved: Path | None, verbosity:
             )
             console.print()
     _held_back(console, catalog, verbosity)
-    _findings(console, catalog.findings, verbosity)
+    print_findings(console, catalog.findings, verbosity)
     if saved is not None:
         console.print(f"The catalog is saved in {plain(str(saved))}", soft_wrap=True)
     parts = [f"{count(len(catalog.frames), 'frame')} in the catalog"]
     if catalog.held_back:
         parts.append(f"{count(len(catalog.held_back), 'file')} held back")
-    console.print(_closing(f"Scan: {', '.join(parts)}", catalog.findings), style="bold")
+    console.print(closing_line(f"Scan: {', '.join(parts)}", catalog.findings), style="bold")
 
 
 def show_plan(console: Console, plan: Plan, verbosity: int = 0, forecast: Forecast | None = None) -> None:
@@ -144,7 +144,7 @@ def show_plan(console: Console, plan: Plan, verbosity: int = 0, forecast: Foreca
     if verbosity >= 0 and view.unused:
         _heading(console, "Files that take no part, and why")
         _unused(console, view.unused, verbosity)
-    _findings(console, plan.findings, verbosity)
+    print_findings(console, plan.findings, verbosity)
     if verbosity >= 0 and plan.steps:
         console.print(_cost(plan, forecast), soft_wrap=True)
     if forecast is not None and forecast.short and forecast.disk_free is not None:
@@ -158,7 +158,7 @@ def show_plan(console: Console, plan: Plan, verbosity: int = 0, forecast: Foreca
         console.print(f"To read it in a browser: {quoted(str(PurePath(plan.out) / 'plan.html'))}", soft_wrap=True)
         console.print(f"To run it unchanged: wbpy run {quoted(str(PurePath(plan.out) / 'plan.json'))}", soft_wrap=True)
     summary = plan_summary(plan)
-    console.print(_closing(f"Plan: {summary[:1].lower()}{summary[1:]}", plan.findings), style="bold")
+    console.print(closing_line(f"Plan: {summary[:1].lower()}{summary[1:]}", plan.findings), style="bold")
 
 
 def show_comparison(console: Console, comparison: Comparison, plan: Plan, verbosity: int = 0) -> None:
@@ -172,12 +172,12 @@ def show_comparison(console: Console, comparison: Comparison, plan: Plan, verbos
             continue
         _heading(console, title)
         rows = [[MARKS[change.action], _subject(change), _transition(change), change.why] for change in by_kind[kind]]
-        _table(console, ["", "what", "change", "why"], _some(rows, verbosity, column=1))
+        print_table(console, ["", "what", "change", "why"], _some(rows, verbosity, column=1))
         console.print()
     if plan.steps:
         console.print(f"To run the new plan: wbpy run {quoted(str(PurePath(plan.out) / 'plan.json'))}", soft_wrap=True)
     console.print(
-        _closing(f"Plan against the earlier one: {comparison_summary(comparison)}", plan.findings), style="bold"
+        closing_line(f"Plan against the earlier one: {comparison_summary(comparison)}", plan.findings), style="bold"
     )
 
 
@@ -195,15 +195,15 @@ def show_run(console: Console, run: Run, verbosity: int = 0) -> None:
         for finding in run.findings:
             reasons[finding.subject].append(finding)
         shown = [[PurePath(frame.path).name, _why_left_out(frame, reasons[frame.path])] for frame in excluded + lost]
-        _table(console, ["frame", "why"], _some(shown, verbosity))
+        print_table(console, ["frame", "why"], _some(shown, verbosity))
         console.print()
     # What failed by itself comes before what only waited for it.
     broken = [step for outcome in ("failed", "blocked") for step in run.steps if step.outcome == outcome]
     if broken:
         _heading(console, "Steps that were not done")
-        _table(console, ["step", "outcome", "why"], [[step.id, step.outcome, step.why] for step in broken])
+        print_table(console, ["step", "outcome", "why"], [[step.id, step.outcome, step.why] for step in broken])
         console.print()
-    _findings(console, run.findings, verbosity)
+    print_findings(console, run.findings, verbosity)
     if verbosity >= 0 and run.timings:
         spent = [f"{stage} {duration(seconds)}" for stage, seconds in run.timings.items() if seconds >= 0.05]
         if spent:
@@ -214,7 +214,7 @@ def show_run(console: Console, run: Run, verbosity: int = 0) -> None:
     if first is not None:
         again = " Then run the same command again: finished work is kept."
         console.print(plain(f"Begin with {first.id}: {first.remedy}{again}"), style="cyan", soft_wrap=True)
-    console.print(_closing(_run_line(run, out), run.findings), style="bold")
+    console.print(closing_line(_run_line(run, out), run.findings), style="bold")
 
 
 def _first_error(run: Run) -> Finding | None:
@@ -231,7 +231,10 @@ def _heading(console: Console, text: str) -> None:
     console.print(text, style="bold underline")
 
 
-def _table(console: Console, names: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str] = ()) -> None:
+def print_table(
+    console: Console, names: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str] = ()
+) -> None:
+    """Write a table with one line of names, the columns `right` set to the right."""
     from rich import box
     from rich.table import Table
 
@@ -273,7 +276,7 @@ def _groups(console: Console, groups: Sequence[Group], verbosity: int) -> None:
                 if name in told
             )
         rows.append([group.id, role if group.kind == "calibration" else group.kind, str(len(group.frames)), key])
-    _table(console, ["group", "role", "frames", "common to all"], _some(rows, verbosity, LINES), right=["frames"])
+    print_table(console, ["group", "role", "frames", "common to all"], _some(rows, verbosity, LINES), right=["frames"])
     console.print()
 
 
@@ -301,7 +304,7 @@ def _coverage(console: Console, view: PlanView, verbosity: int) -> None:
             ]
         )
     names = ["night", "target", "filter", "exposure", "lights", "dark or bias", "flat", "flat's offset"]
-    _table(console, names, _some(rows, verbosity, LINES), right=["exposure", "lights"])
+    print_table(console, names, _some(rows, verbosity, LINES), right=["exposure", "lights"])
     console.print()
 
 
@@ -329,7 +332,7 @@ def _unused(console: Console, unused: Sequence[Unused], verbosity: int) -> None:
             ", ".join(PurePath(path).name for path in one.paths) if verbosity > 0 else files_text(one.paths, shown=2)
         )
         rows.append([one.group or one.what, str(len(one.paths)), why, which])
-    _table(console, ["what", "files", "why", "which"], _some(rows, verbosity), right=["files"])
+    print_table(console, ["what", "files", "why", "which"], _some(rows, verbosity), right=["files"])
     console.print()
 
 
@@ -480,7 +483,7 @@ def _steps(console: Console, steps: Sequence[Step], verbosity: int) -> None:
         if chosen:
             why += f" Parameters: {_params(chosen)}."
         rows.append([str(number), step.id, why])
-    _table(console, ["", "step", "why"], _some(rows, verbosity, LINES, column=1), right=[""])
+    print_table(console, ["", "step", "why"], _some(rows, verbosity, LINES, column=1), right=[""])
     console.print()
 
 
@@ -515,7 +518,7 @@ def _products(console: Console, products: Sequence[Product], out: Path, verbosit
             used += f" of {product.frames_used + product.frames_excluded}"
         exposure = "-" if product.exposure_total is None else duration(product.exposure_total)
         rows.append([name, used, exposure, product.outcome])
-    _table(console, names, rows, right=["frames", "exposure"])
+    print_table(console, names, rows, right=["frames", "exposure"])
     if len(rows) < len(products):
         console.print("Beside each integration stand its preview and its rejection maps.")
     console.print()
@@ -530,11 +533,11 @@ def _held_back(console: Console, catalog: Catalog, verbosity: int) -> None:
         [PurePath(one.path).name, ": ".join(filter(None, (one.finding, about.get((one.finding, one.path)))))]
         for one in catalog.held_back
     ]
-    _table(console, ["file", "why"], _some(rows, verbosity, shown=10))
+    print_table(console, ["file", "why"], _some(rows, verbosity, shown=10))
     console.print()
 
 
-def _findings(console: Console, findings: Sequence[Finding], verbosity: int) -> None:
+def print_findings(console: Console, findings: Sequence[Finding], verbosity: int) -> None:
     """Write the findings, errors first, those of one id and one remedy together."""
     from rich.table import Table
     from rich.text import Text
@@ -562,7 +565,7 @@ def _findings(console: Console, findings: Sequence[Finding], verbosity: int) -> 
         console.print()
 
 
-def _closing(text: str, findings: Sequence[Finding]) -> str:
+def closing_line(text: str, findings: Sequence[Finding]) -> str:
     """Return the closing line: what happened, then how many findings of each severity there are."""
     numbers = Counter(finding.severity for finding in findings)
     counted = [count(numbers[severity], NAMES[severity]) for severity in SEVERITIES if numbers[severity]]
