@@ -169,10 +169,10 @@ def dump_headers(catalog: Catalog, out: StrPath, *, rules: Paths = ()) -> tuple[
     ConfigError
         If `out` cannot be written.
     """
-    from wbpy.dumping import headers_by_kind
     from wbpy.errors import ConfigError
     from wbpy.io.products import write_atomic
     from wbpy.rules import load_rules
+    from wbpy.scanning.dumping import headers_by_kind
 
     texts = headers_by_kind(catalog, load_rules([Path(folder) for folder in _many(rules)]))
     target = Path(out)
@@ -587,7 +587,7 @@ def _scan(
     from wbpy.config import GroupSettings, ScanSettings, cache_folder
     from wbpy.errors import ConfigError
     from wbpy.grouping import user_keywords
-    from wbpy.scanner import scan as read_frames
+    from wbpy.scanning.scanner import scan as read_frames
 
     reading = settings.section("scan", ScanSettings)
     wanted = tuple(dict.fromkeys((*reading.keywords, *user_keywords(settings.section("group", GroupSettings)))))

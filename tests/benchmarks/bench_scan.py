@@ -23,9 +23,9 @@ from tests.benchmarks.harness import Case, main
 from wbpy.catalog import Catalog
 from wbpy.config import ScanSettings
 from wbpy.rules import load_rules
-from wbpy.scanner import scan
+from wbpy.scanning.scanner import scan
+from wbpy.scanning.targets import find_targets
 from wbpy.simulate.headers import DIALECTS, FrameInfo, fits_bytes
-from wbpy.targets import find_targets
 
 PROGRAMS = ("nina", "asiair", "sgp", "indi")
 ROLES = {"light": 60, "dark": 15, "flat": 15, "bias": 10}

@@ -7,7 +7,7 @@ import pytest
 
 from wbpy.config import ScanSettings
 from wbpy.rules import load_rules
-from wbpy.scanner import scan
+from wbpy.scanning.scanner import scan
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 HEADERS = DATA / "headers"

@@ -22,7 +22,7 @@ from wbpy.io.images import open_image
 from wbpy.io.raw import read_exif
 from wbpy.io.xisf import write_xisf
 from wbpy.rules import load_rules
-from wbpy.scanner import scan
+from wbpy.scanning.scanner import scan
 from wbpy.simulate.dng import XTRANS, DngInfo, dng_bytes
 
 EXAMPLES = int(os.environ.get("WBPY_FUZZ_EXAMPLES", "40"))

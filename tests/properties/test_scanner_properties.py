@@ -11,13 +11,13 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wbpy.conclusions import as_read
 from wbpy.config import ScanSettings
 from wbpy.io.headers import parse_cards
 from wbpy.io.sidecars import find_sidecar, parse_sidecar
 from wbpy.model import ROLES
 from wbpy.rules import load_rules
-from wbpy.scanner import scan
+from wbpy.scanning.conclusions import as_read
+from wbpy.scanning.scanner import scan
 
 EXAMPLES = int(os.environ.get("WBPY_FUZZ_EXAMPLES", "25"))
 """More of them search longer: WBPY_FUZZ_EXAMPLES=5000 python -m pytest tests/properties."""

@@ -165,14 +165,14 @@ def test_a_second_run_reads_only_what_changed(night: Path, tmp_path: Path, execu
     wbpy.run(night, tmp_path / "out")
     earlier = wbpy.Catalog.load(tmp_path / "out" / "catalog.sqlite")
     previous = []
-    scan = import_module("wbpy.scanner").scan
+    scan = import_module("wbpy.scanning.scanner").scan
 
     def watched(*args: object, **kwargs: object) -> object:
         previous.append(kwargs["previous"])
         return scan(*args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("wbpy.scanner.scan", watched)
+        patch.setattr("wbpy.scanning.scanner.scan", watched)
         wbpy.run(night, tmp_path / "out")
         (tmp_path / "out" / "catalog.sqlite").write_bytes(b"damaged")
         wbpy.run(night, tmp_path / "out")

@@ -5,9 +5,9 @@ import pytest
 from session_frames import frame
 
 from wbpy.catalog import Catalog, Entry
-from wbpy.conclusions import as_read, conclude
 from wbpy.config import ScanSettings
 from wbpy.rules import load_rules
+from wbpy.scanning.conclusions import as_read, conclude
 
 RULES = load_rules()
 WITHOUT_PIXELS = ScanSettings(pixel_checks=False)

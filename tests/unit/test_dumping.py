@@ -4,8 +4,8 @@ import pytest
 from test_scanner import LIGHT, RULES, read, write
 
 import wbpy
-from wbpy.dumping import header_text, headers_by_kind
 from wbpy.io.headers import parse_cards
+from wbpy.scanning.dumping import header_text, headers_by_kind
 
 
 def cards(*lines):

@@ -15,7 +15,7 @@ from wbpy.io.headers import load_header, read_header
 from wbpy.io.images import open_image
 from wbpy.io.raw import RawFile, read_exif
 from wbpy.rules import load_rules
-from wbpy.scanner import scan
+from wbpy.scanning.scanner import scan
 from wbpy.simulate.dng import XTRANS, DngInfo, dng_bytes, write_dng
 
 PIXELS = np.random.default_rng(8).integers(0, 16384, (60, 91)).astype(np.uint16)

@@ -16,7 +16,7 @@ from wbpy.io.headers import load_header, read_header
 from wbpy.io.images import open_image
 from wbpy.io.xisf import write_xisf
 from wbpy.rules import load_rules
-from wbpy.scanner import scan
+from wbpy.scanning.scanner import scan
 
 RNG = np.random.default_rng(12)
 SHAPE = (21, 13)

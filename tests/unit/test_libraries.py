@@ -6,7 +6,7 @@ import pytest
 from test_scanner import LIGHT, RULES, write
 
 from wbpy.config import ScanSettings
-from wbpy.scanner import scan
+from wbpy.scanning.scanner import scan
 
 DARK = [("IMAGETYP", "'DARK'"), ("EXPTIME", "300.0"), ("GAIN", "100")]
 
@@ -37,7 +37,7 @@ def test_lights_of_a_library_are_left_alone_with_a_finding(folders):
 
 
 def test_library_is_read_once_for_several_projects(folders, monkeypatch):
-    import wbpy.scanner as scanner
+    import wbpy.scanning.scanner as scanner
 
     read = []
     load = scanner.load_header

@@ -432,7 +432,7 @@ def test_both_unknown_may_mean_something_else():
 
 def test_real_unregulated_night_is_matched_from_its_headers(real_data: Path):
     from wbpy.config import ScanSettings
-    from wbpy.scanner import scan
+    from wbpy.scanning.scanner import scan
 
     catalog = scan([real_data / "m13_orion_g3"], load_rules(), ScanSettings())
     matches, findings = matched(list(catalog.frames))

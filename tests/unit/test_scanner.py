@@ -11,7 +11,7 @@ from wbpy.config import ScanSettings
 from wbpy.errors import RuleError
 from wbpy.io.products import write_fits
 from wbpy.rules import load_rules
-from wbpy.scanner import scan
+from wbpy.scanning.scanner import scan
 
 RULES = load_rules()
 
@@ -769,7 +769,7 @@ def test_unchanged_files_are_taken_over_changed_ones_read_and_vanished_ones_drop
     (tmp_path / "c.fits").unlink()
     opened = []
 
-    import wbpy.scanner as scanner
+    import wbpy.scanning.scanner as scanner
 
     real = scanner.load_header
     monkeypatch.setattr(scanner, "load_header", lambda path: opened.append(Path(path).name) or real(path))
@@ -992,7 +992,7 @@ def test_noise_of_binary_floats_is_taken_off(tmp_path):
 
 
 def test_file_that_grows_while_it_is_read_is_held_back(tmp_path, monkeypatch):
-    import wbpy.scanner as scanner
+    import wbpy.scanning.scanner as scanner
 
     path = write(tmp_path / "a.fits", LIGHT)
     load = scanner.load_header
@@ -1013,7 +1013,7 @@ def test_file_that_grows_while_it_is_read_is_held_back(tmp_path, monkeypatch):
 
 
 def test_file_that_vanishes_while_it_is_read_is_one_finding(tmp_path, monkeypatch):
-    import wbpy.scanner as scanner
+    import wbpy.scanning.scanner as scanner
 
     write(tmp_path / "a.fits", LIGHT)
     load = scanner.load_header

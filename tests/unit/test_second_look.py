@@ -6,8 +6,8 @@ import pytest
 from wbpy.config import ScanSettings
 from wbpy.io.products import write_fits
 from wbpy.rules import load_rules
-from wbpy.scanner import scan
-from wbpy.second_look import green_diagonal, plane_levels
+from wbpy.scanning.scanner import scan
+from wbpy.scanning.second_look import green_diagonal, plane_levels
 
 RULES = load_rules()
 LIMITS = RULES.findings["SCN034"].limits

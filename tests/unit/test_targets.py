@@ -9,7 +9,7 @@ from session_frames import frame
 from wbpy.config import GroupSettings, ScanSettings
 from wbpy.grouping import make_groups
 from wbpy.rules import load_rules
-from wbpy.targets import find_targets
+from wbpy.scanning.targets import find_targets
 
 RULES = load_rules()
 

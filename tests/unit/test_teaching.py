@@ -10,7 +10,7 @@ from test_scanner import LIGHT, write
 from wbpy.config import ScanSettings, load_config
 from wbpy.reporting import pages
 from wbpy.rules import load_rules
-from wbpy.scanner import scan
+from wbpy.scanning.scanner import scan
 from wbpy.stages import STAGES
 
 DOCS = Path(__file__).parents[2] / "docs"

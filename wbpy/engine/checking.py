@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from wbpy.engine.first_pass import MasterFile, Treated
+    from wbpy.engine.results import MasterFile, Treated
 
 _VERSION = 1
 """Raised whenever the statistics or the observations change."""

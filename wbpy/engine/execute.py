@@ -14,15 +14,21 @@ from pathlib import Path
 import msgspec
 
 from wbpy.config import memory_limit_bytes
-from wbpy.engine import checking, first_pass, second_pass
+from wbpy.engine import checking
+from wbpy.engine.approving import approve_lights
 from wbpy.engine.context import Context
 from wbpy.engine.events import Listener
-from wbpy.engine.first_pass import MasterFile, Treated
+from wbpy.engine.integrating import integrate_lights
 from wbpy.engine.logfile import LogFiles
+from wbpy.engine.mastering import make_master
+from wbpy.engine.normalizing import normalize_lights
 from wbpy.engine.products import version
-from wbpy.engine.second_pass import Decisions
+from wbpy.engine.registering import choose_reference, register_lights
+from wbpy.engine.results import Decisions, MasterFile, Treated
 from wbpy.engine.speed import cores
+from wbpy.engine.treating import treat_lights
 from wbpy.engine.warmup import warm_up
+from wbpy.engine.weighing import weigh_lights
 from wbpy.errors import Cancelled
 from wbpy.io.products import write_atomic
 from wbpy.model import Outcome, Plan, Run, Step, StepResult, encode
@@ -140,12 +146,12 @@ def _dispatch(
     results: list[StepResult],
 ) -> tuple[Outcome, str]:
     if step.stage == "masters":
-        made = first_pass.make_master(context, step, done)
+        made = make_master(context, step, done)
         checking.check_set(context, step)
         return made
     if step.stage == "calibrate":
         fused_steps = _fused(context.plan, step)
-        made = first_pass.treat_lights(context, fused_steps, done, treated)
+        made = treat_lights(context, fused_steps, done, treated)
         checking.check_lights(context, fused_steps, done, treated)
         return made
     if step.stage in ("linedefects", "cosmetic", "measure"):
@@ -153,19 +159,19 @@ def _dispatch(
         fused = next(r for r in results if r.id == f"calibrate/{step.group}")
         return fused.outcome, f"together with {fused.id}"
     if step.stage == "approve":
-        return second_pass.approve_lights(context, step, treated, decisions)
+        return approve_lights(context, step, treated, decisions)
     if step.stage == "reference":
-        return second_pass.choose_reference(context, step, treated, decisions)
+        return choose_reference(context, step, treated, decisions)
     if step.stage == "register":
-        return second_pass.register_lights(context, step, treated, decisions)
+        return register_lights(context, step, treated, decisions)
     if step.stage == "normalize":
-        return second_pass.normalize_lights(context, step, treated, decisions)
+        return normalize_lights(context, step, treated, decisions)
     if step.stage == "weigh":
-        return second_pass.weigh_lights(context, step, treated, decisions)
+        return weigh_lights(context, step, treated, decisions)
     if step.stage == "debayer":
         return "done", "tile by tile during the integration"
     if step.stage == "integrate":
-        return second_pass.integrate_lights(context, step, _upstream(context.plan, step), treated, decisions)
+        return integrate_lights(context, step, _upstream(context.plan, step), treated, decisions)
     raise ValueError(f"{step.id}: no such stage in this version: {step.stage}")
 
 

@@ -15,11 +15,11 @@ from wbpy.catalog import Entry
 from wbpy.config import ScanSettings
 from wbpy.findings import make_finding
 from wbpy.model import Finding, Frame, Scalar, Source
-from wbpy.roles import ROLE_SETTING
 from wbpy.rules import Rules
-from wbpy.second_look import look_at_pixels
-from wbpy.targets import find_targets
-from wbpy.values import NAME_RULE, UTC_NIGHT
+from wbpy.scanning.roles import ROLE_SETTING
+from wbpy.scanning.second_look import look_at_pixels
+from wbpy.scanning.targets import find_targets
+from wbpy.scanning.values import NAME_RULE, UTC_NIGHT
 
 CFA_SETTING = "setting scan.cfa"
 """Rule of the patterns that the configuration gave; ``setting scan.cfa_by_camera`` begins with it."""

@@ -1,7 +1,7 @@
 """Read frames into the catalog: every value with where it came from, and what keeps a file out.
 
-Which files there are is found in `wbpy.walking`, what a header's text means in `wbpy.values`, what kind of frame it
-is in `wbpy.roles`.
+Which files there are is found in `walking`, what a header's text means in `values`, what kind of frame it is in
+`roles`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import msgspec
 import numpy as np
 
 from wbpy.catalog import Catalog, Entry
-from wbpy.conclusions import CFA_SETTING, as_read, conclude
 from wbpy.config import ScanSettings
 from wbpy.errors import ReadError
 from wbpy.findings import make_finding
@@ -25,12 +24,13 @@ from wbpy.io.formats import HEAD_SIZE, identify, stem
 from wbpy.io.headers import Card, FitsHeader, load_header
 from wbpy.io.images import READABLE, open_image
 from wbpy.io.sidecars import read_sidecar
-from wbpy.libraries import LibraryIndex
 from wbpy.model import Finding, Frame, Role, Source
-from wbpy.roles import RoleReader, Verdict
 from wbpy.rules import DialectRule, Rules
-from wbpy.values import Context, FieldPlan, clean, field_plans, filter_names, night_of, read_field
-from wbpy.walking import FoundFile, Walk, printable
+from wbpy.scanning.conclusions import CFA_SETTING, as_read, conclude
+from wbpy.scanning.libraries import LibraryIndex
+from wbpy.scanning.roles import RoleReader, Verdict
+from wbpy.scanning.values import Context, FieldPlan, clean, field_plans, filter_names, night_of, read_field
+from wbpy.scanning.walking import FoundFile, Walk, printable
 
 VERSION = 2
 """Raised when the same header would be read differently: saved catalogs are then read anew."""

@@ -1,309 +1,34 @@
-"""The first pass over the pixels: masters, and each light read once, calibrated, corrected and measured."""
+"""The first pass over the lights: each read once, calibrated, corrected and measured."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from wbpy.engine import overscanning, products
-from wbpy.engine.context import Context, FrameReader
+from wbpy.engine.context import Context
+from wbpy.engine.keeping import kept_path, write_kept, write_statistics
 from wbpy.engine.overscanning import RawReader
-from wbpy.engine.store import StoredImage, make_key
+from wbpy.engine.results import MasterFile, Treated, cfa_matrix
+from wbpy.engine.sources import finite_median, provide, readable
+from wbpy.engine.store import make_key
 from wbpy.errors import ReadError
-from wbpy.io.products import write_fits
-from wbpy.model import Frame, Group, Outcome, Product, Step
-from wbpy.stages import calibrate, cosmetic, levels, linedefects, masters, measure
+from wbpy.model import Frame, Outcome, Step
+from wbpy.stages import calibrate, cosmetic, linedefects, measure
 from wbpy.stages.calibrate import CalibrateParams, Calibration
 from wbpy.stages.cosmetic import CosmeticParams
 from wbpy.stages.linedefects import LineDefectsParams
-from wbpy.stages.masters import MastersParams
 from wbpy.stages.measure import Measurement, MeasureParams
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-
-
-@dataclass(frozen=True)
-class MasterFile:
-    """A master on disk: made by this run, by an earlier one or by another program."""
-
-    path: Path
-    key: str
-    dn_per_unit: float
-    pedestal: float = 0.0
-    """DN that its pixels are too high by on purpose."""
-    noise: float = math.nan
-    """Noise of its pixels in time, DN; NaN when it is not known."""
-    exposure: float | None = None
-    """Seconds."""
-    temperature: float | None = None
-    """Degrees C."""
-    overscan: float | None = None
-    """Level of the overscan in its frames, DN."""
-    fit: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]] | None = None
-    """Brings the pixels into the geometry of the frames that it serves."""
-
-    def read(self) -> npt.NDArray[np.float32]:
-        """Return the (H, W) image, DN, its pedestal taken off."""
-        import numpy as np
-
-        from wbpy.io.images import open_image
-
-        with open_image(self.path, self.dn_per_unit) as image:
-            pixels = image.read()
-        if self.fit is not None:
-            pixels = self.fit(pixels)
-        return pixels - np.float32(self.pedestal) if self.pedestal else pixels
-
-
-class _Lowered:
-    """A raw frame read with its pedestal, or a part of it, taken off."""
-
-    def __init__(self, reader: RawReader, pedestal: float) -> None:
-        self._reader = reader
-        self._pedestal = pedestal
-
-    @property
-    def name(self) -> str:
-        """File name."""
-        return self._reader.name
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(height, width) in pixels."""
-        return self._reader.shape
-
-    def read(self, y0: int, y1: int) -> npt.NDArray[np.float32]:
-        """Return rows as (y1 - y0, width) float32, DN."""
-        import numpy as np
-
-        return self._reader.read(y0, y1) - np.float32(self._pedestal)
-
-    def words(self, y0: int, y1: int) -> tuple[npt.NDArray[np.uint16], float] | None:
-        """Return the stored words of these rows and what to add to them."""
-        stored = self._reader.words(y0, y1)
-        return None if stored is None else (stored[0], stored[1] - self._pedestal)
-
-
-@dataclass(frozen=True)
-class Treated:
-    """One light after the first pass."""
-
-    frame: Frame
-    key: str
-    image: StoredImage
-    measurement: Measurement
-    numbers: dict[str, float | None]
-    """What the calibration found, see `Calibrated.numbers`."""
-    statistics: list[list[Any]]
-    """Rows of the statistics table, one for each plane of the raw frame."""
-
-
-def cfa_matrix(frame: Frame) -> npt.NDArray[np.uint8] | None:
-    """Return the (2, 2) colours of a frame's CFA, 0 R, 1 G, 2 B; None for mono.
-
-    None for the 6x6 pattern of X-Trans, too: only calibration frames come here with it, and their masters need no
-    colours.
-    """
-    import numpy as np
-
-    if frame.cfa is None or len(frame.cfa) != 4:
-        return None
-    return np.array(["RGB".index(colour) for colour in frame.cfa], np.uint8).reshape(2, 2)
-
-
-def make_master(context: Context, step: Step, done: dict[str, MasterFile]) -> tuple[Outcome, str]:
-    """Make the master of a calibration group, unless it stands already, and put it into `done`.
-
-    Returns
-    -------
-    outcome, why
-        ``blocked`` when a flat's own master is missing, ``failed`` when no frame can be read.
-    """
-    import numpy as np
-
-    group = context.groups[step.group]
-    role = group.role
-    params = context.params(step, MastersParams)
-    provider: MasterFile | None = None
-    for name in ("flat_dark", "dark", "bias"):
-        for source in step.inputs.get(name, ()):
-            provider = _provider(context, source, done)
-            if provider is None:
-                context.find("CAL003", step.id, needed=source)
-                return "blocked", f"{source} is missing"
-    readers = _readable(context, group.frames, "MAS001")
-    lost = len(group.frames) - len(readers)
-    if not readers:
-        context.find("MAS002", step.id, frames=len(group.frames))
-        return "failed", "no frame can be read"
-    frames = [reader.frame for reader in readers]
-    pedestals = [frame.pedestal or 0.0 for frame in frames]
-    # What all frames carry may stay in a master, which keeps its pixels above zero; a flat must lose it.
-    common = 0.0 if role == "flat" else max(0.0, max(pedestals))
-    key = make_key(
-        context.params_key(step),
-        role,
-        [[context.digest(frame.path), frame.dn_per_unit, frame.pedestal] for frame in frames],
-        provider.key if provider else None,
-        *overscanning.settings_key(context),
-    )
-    path = context.out / Path(step.outputs[0].path or "").relative_to(context.plan.out)
-    about = context.store.product(key, path)
-    outcome: Outcome = "partial" if lost else "done"
-    if about is not None:
-        why = "frames, parameters and file are unchanged"
-        outcome = "partial" if lost else "reused"
-    else:
-        why = "made from its frames"
-        calibration = provider.read() if provider else None
-        lowered = [
-            _Lowered(reader, pedestal - common) if pedestal != common else reader
-            for reader, pedestal in zip(readers, pedestals, strict=True)
-        ]
-        master = masters.run(params, context.work(step), lowered, role, calibration, cfa_matrix(frames[0]))
-        # Without an offset the noise of a master reaches below zero, where a file would cut it.
-        lift = 0.0 if role == "flat" else float(max(0, math.ceil(-_least(master.image))))
-        about = {
-            "pedestal": common + lift,
-            "level_dn": float(_finite_median(master.image)) - common,
-            "levels_dn": [level - common for level in master.levels],
-            "rejected_low": list(master.rejected_low),
-            "rejected_high": list(master.rejected_high),
-            "noise": dataclasses.asdict(master.noise),
-            "statistics": [[plane.row() for plane in planes] for planes in master.frames],
-        }
-        pixels, _, _ = products.to_unit_range(master.image + np.float32(lift) if lift else master.image)
-        path.parent.mkdir(exist_ok=True)
-        names = {name: Path(provider.path).name for name in step.inputs if name != "frames" and provider}
-        write_fits(
-            path,
-            pixels,
-            products.master_cards(role, frames, frames[0].cfa, key) + _master_numbers(about),
-            products.history([step], names, frames),
-        )
-        context.store.put_product(key, path, about)
-    _write_statistics(
-        context, group, [(frame.path, rows) for frame, rows in zip(frames, about["statistics"], strict=True)]
-    )
-    for frame, level, low, high in zip(
-        frames, about["levels_dn"], about["rejected_low"], about["rejected_high"], strict=True
-    ):
-        measured = {"level_dn": level, "rejected_low": low, "rejected_high": high}
-        context.frame_result(frame.path, measurements=measured)
-        limit = context.rules.findings["MAS003"].limits["share"]
-        if low + high > limit:
-            context.find("MAS003", frame.path, percent=100 * (low + high), limit_percent=100 * limit)
-    _report_master(context, step, about, frames, path)
-    context.products.append(
-        Product(
-            kind=f"master_{role}",
-            path=str(path),
-            group=group.id,
-            frames_used=len(frames),
-            frames_excluded=lost,
-            exposure_total=_total(frames),
-            outcome=outcome,
-        )
-    )
-    bias_levels = [master.overscan for name, master in done.items() if "/bias" in name and master.overscan is not None]
-    level = overscanning.check_levels(
-        context, step, role, readers, about["level_dn"], bias_levels[0] if bias_levels else None
-    )
-    done[step.id] = MasterFile(
-        path,
-        key,
-        products.DN_RANGE,
-        about["pedestal"],
-        about["noise"]["measured"],
-        *_exposure_and_temperature(frames),
-        overscan=level,
-    )
-    return outcome, why
-
-
-def _exposure_and_temperature(frames: Sequence[Frame]) -> tuple[float | None, float | None]:
-    """Return the median exposure, s, and the mean temperature, degC, of frames that say them."""
-    exposures = sorted(frame.exposure for frame in frames if frame.exposure is not None)
-    temperatures = [frame.temp_ccd for frame in frames if frame.temp_ccd is not None]
-    exposure = exposures[len(exposures) // 2] if exposures else None
-    return exposure, sum(temperatures) / len(temperatures) if temperatures else None
-
-
-def _master_numbers(about: dict[str, Any]) -> list[products.Card]:
-    """Return header cards for what was measured of a master."""
-    cards: list[products.Card] = [("LEVELDN", round(about["level_dn"], 3), "[DN] median, without pedestal")]
-    noise = about["noise"]
-    for keyword, name, comment in (
-        ("FRMNOISE", "frame", "[DN] noise of one frame in time"),
-        ("EXPNOISE", "expected", "[DN] noise expected of their average"),
-        ("MSTNOISE", "measured", "[DN] noise measured of their average"),
-    ):
-        if math.isfinite(noise[name]):
-            cards.append((keyword, round(noise[name], 4), comment))
-    if about["pedestal"]:
-        cards.append(("PEDESTAL", about["pedestal"], "[DN] in the pixels, to be subtracted"))
-    return cards
-
-
-def _report_master(context: Context, step: Step, about: dict[str, Any], frames: Sequence[Frame], path: Path) -> None:
-    """Say what a master is made of and how even and how noisy it is."""
-    role = context.groups[step.group].role.replace("_", "-")
-    noise = about["noise"]
-    rejected = [low + high for low, high in zip(about["rejected_low"], about["rejected_high"], strict=True)]
-    numbers = {name: value if math.isfinite(value) else None for name, value in noise.items()}
-    text = (
-        f"Master {role} of {len(frames)} frames, level {about['level_dn']:.1f} DN, rejected "
-        f"{100 * min(rejected):.3f} to {100 * max(rejected):.3f} % of a frame: {path.name}"
-    )
-    if numbers["frame"] is not None:
-        measured = f"{noise['measured']:.3f} DN measured" if numbers["measured"] is not None else "not measured"
-        text += (
-            f". Noise of a frame {noise['frame']:.2f} DN, of the master {noise['expected']:.3f} DN expected "
-            f"(1/sqrt n), {measured}; levels differ by {noise['level_spread']:.1f} DN, "
-            f"gradients by {noise['gradient_spread']:.1f} DN"
-        )
-    context.say(
-        text,
-        step,
-        frames=len(frames),
-        level_dn=about["level_dn"],
-        rejected_least=min(rejected),
-        rejected_most=max(rejected),
-        **{f"noise_{n}_dn" if n in ("frame", "expected", "measured") else f"{n}_dn": v for n, v in numbers.items()},
-    )
-    factor = context.rules.findings["MAS004"].limits["factor"]
-    if math.isfinite(noise["measured"]) and noise["measured"] > factor * noise["expected"] > 0:
-        context.find(
-            "MAS004", step.id, measured_dn=noise["measured"], expected_dn=noise["expected"], frames=len(frames)
-        )
-
-
-def _write_statistics(context: Context, group: Group, rows: Sequence[tuple[str, Sequence[Sequence[Any]]]]) -> None:
-    """Write the statistics of a group's frames as CSV: one line for each frame and plane."""
-    import csv
-    import io
-    import re
-
-    from wbpy.io.products import write_atomic
-
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["file", *levels.COLUMNS])
-    for path, planes in rows:
-        for plane in planes:
-            table.writerow([path, *plane])
-    folder = context.out / "statistics"
-    folder.mkdir(exist_ok=True)
-    write_atomic(folder / f"{re.sub(r'[^A-Za-z0-9._+-]+', '_', group.id)}.csv", text.getvalue().encode("utf-8"))
 
 
 def treat_lights(
@@ -327,7 +52,7 @@ def treat_lights(
     sources: dict[str, MasterFile] = {}
     for name in ("dark", "bias", "flat"):
         for source in step.inputs.get(name, ()):
-            master = _provider(context, source, done)
+            master = provide(context, source, done)
             if master is None:
                 context.find("CAL003", step.id, needed=source)
                 for path in group.frames:
@@ -346,7 +71,7 @@ def treat_lights(
         for path in group.frames:
             context.frame_result(path, outcome="blocked", excluded_by="COS003")
         return "blocked", f"{error.path} cannot be read"
-    readers = _readable(context, group.frames, "CAL002")
+    readers = readable(context, group.frames, "CAL002")
     results: list[Treated] = []
     reused = 0
     chain.find_lines(readers)
@@ -632,7 +357,7 @@ class _Chain:
                 self._context.find("COS001", self._steps["cosmetic"].id, percent=100 * share, limit_percent=100 * limit)
         if results:
             group = self._context.groups[self._steps["calibrate"].group]
-            _write_statistics(self._context, group, [(light.frame.path, light.statistics) for light in results])
+            write_statistics(self._context, group, [(light.frame.path, light.statistics) for light in results])
             self._report_dark_scales(results)
             self._report_added_noise(results)
 
@@ -742,7 +467,7 @@ def _refused(context: Context, step: Step, sources: dict[str, MasterFile]) -> st
         return "CAL005"
     dark, bias = sources["dark"].read(), sources["bias"].read()
     if calibrate.is_pre_calibrated(dark, bias):
-        levels_dn = {"dark_dn": _finite_median(dark), "bias_dn": _finite_median(bias)}
+        levels_dn = {"dark_dn": finite_median(dark), "bias_dn": finite_median(bias)}
         context.find("CAL006", step.id, dark=sources["dark"].path.name, **levels_dn)
         return "CAL006"
     return None
@@ -782,98 +507,6 @@ def _calibration_cards(
     return cards
 
 
-def kept_path(context: Context, frame: Frame, kind: str) -> Path:
-    """Return where a kept frame is written: numbered when two frames have one name."""
-    name = Path(frame.path).name.split(".fit")[0]
-    same = sorted(path for path in context.frames if Path(path).name.split(".fit")[0] == name)
-    number = f"_{same.index(frame.path) + 1}" if len(same) > 1 else ""
-    return context.out / "frames" / kind / f"{name}{number}_{kind}.fits"
-
-
-def write_kept(
-    context: Context,
-    frame: Frame,
-    kind: str,
-    image: npt.NDArray[np.float32],
-    key: str,
-    steps: Sequence[Step],
-    pedestal: float = 0.0,
-    cards: Sequence[products.Card] = (),
-) -> None:
-    """Write one treated frame that was asked for with --keep, cut to [0, 1], and report what was cut.
-
-    The cut is the only one of a calibration; `pedestal`, in DN, is added before and stands in the header.
-    """
-    import numpy as np
-
-    pixels, below, above = products.to_unit_range(image + np.float32(pedestal) if pedestal else image)
-    path = kept_path(context, frame, kind)
-    own = make_key(kind, key)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    header = [*products.frame_cards(frame, kind, own), *cards]
-    if pedestal:
-        header.append(("PEDESTAL", pedestal, "[DN] in the pixels, to be subtracted"))
-    write_fits(path, pixels, header, products.history(steps, {}, [frame]))
-    context.store.put_product(own, path, {})
-    if pedestal or cards:
-        context.say(
-            f"{path.name}: pedestal {pedestal:g} DN, cut at the ends of the range: {below} pixels below, {above} above",
-            steps[0],
-            pedestal_dn=pedestal,
-            cut_below=below,
-            cut_above=above,
-        )
-    share = (below + above) / image.size
-    limit = context.rules.findings["CAL004"].limits["share"]
-    if share > limit:
-        context.find("CAL004", str(path), percent=100 * share, below=below, above=above)
-
-
-def _readable(context: Context, paths: Sequence[str], finding: str) -> list[RawReader]:
-    """Return readers for the files that open; the others become findings."""
-    readers: list[RawReader] = []
-    for path in paths:
-        frame = context.frames[path]
-        try:
-            reader = overscanning.open_raw(context, frame)
-        except ReadError as error:
-            context.find(finding, path, reason=str(error))
-            context.frame_result(path, outcome="failed", excluded_by=finding)
-            continue
-        if reader is None:
-            use = context.plan.settings["overscan"]["use"].value
-            context.find(overscanning.MISSING, path, width=frame.width, height=frame.height, use=use)
-            context.frame_result(path, outcome="failed", excluded_by=overscanning.MISSING)
-        else:
-            readers.append(reader)
-    return readers
-
-
-def _provider(context: Context, source: str, done: dict[str, MasterFile]) -> MasterFile | None:
-    """Return the master that a step or a group of one provides; None when its step failed."""
-    if source in done:
-        return done[source]
-    if source not in context.groups:
-        return None
-    group: Group = context.groups[source]
-    frame = context.frames[group.frames[0]]
-    try:
-        FrameReader(frame)
-    except ReadError as error:
-        context.find("MAS001", frame.path, reason=str(error))
-        return None
-    done[source] = MasterFile(
-        Path(frame.path),
-        make_key(context.digest(frame.path), frame.dn_per_unit, frame.pedestal),
-        frame.dn_per_unit,
-        frame.pedestal or 0.0,
-        math.nan,
-        *_exposure_and_temperature([frame]),
-        fit=lambda image: overscanning.read_master(context, frame, image),
-    )
-    return done[source]
-
-
 def _to_record(context: Context, key: str, m: Measurement) -> None:
     import numpy as np
 
@@ -902,20 +535,3 @@ def _describe(light: Treated) -> str:
         f"background {'/'.join(f'{value:.1f}' for value in m.background)} DN, "
         f"noise {'/'.join(f'{value:.2f}' for value in m.noise)} DN, {calibrated}"
     )
-
-
-def _least(image: npt.NDArray[np.float32]) -> float:
-    import numpy as np
-
-    return float(np.nanmin(image)) if np.isfinite(image).any() else 0.0
-
-
-def _finite_median(image: npt.NDArray[np.float32]) -> float:
-    from wbpy.kernels import statistics
-
-    return statistics.median(image.reshape(-1))
-
-
-def _total(frames: Sequence[Frame]) -> float | None:
-    exposures = [frame.exposure for frame in frames if frame.exposure is not None]
-    return round(sum(exposures), 6) if exposures else None

@@ -13,8 +13,8 @@ from wbpy.io.formats import stem
 from wbpy.io.headers import Card
 from wbpy.model import ROLES, Role, Source
 from wbpy.rules import DialectRule, RolesRules
-from wbpy.values import Context, clean, number_of
-from wbpy.walking import FoundFile
+from wbpy.scanning.values import Context, clean, number_of
+from wbpy.scanning.walking import FoundFile
 
 ROLE_SETTING = "setting scan.role"
 """Rule of the roles that the configuration gave."""

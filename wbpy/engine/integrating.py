@@ -1,0 +1,302 @@
+"""The second pass: integrate the lights and write the products."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wbpy.engine import products
+from wbpy.engine.context import Context
+from wbpy.engine.keeping import kept_path, write_kept
+from wbpy.engine.results import Decisions, Treated, cfa_matrix, leader_of
+from wbpy.engine.store import make_key
+from wbpy.io.preview import write_preview
+from wbpy.io.products import FitsWriter
+from wbpy.model import Frame, Outcome, Product, Step
+from wbpy.stages import debayer, integrate
+from wbpy.stages.debayer import DebayerParams
+from wbpy.stages.integrate import Counts, IntegrateParams, Light
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+
+def integrate_lights(
+    context: Context,
+    step: Step,
+    chain: Sequence[Step],
+    treated: dict[str, Treated],
+    decisions: Decisions,
+) -> tuple[Outcome, str]:
+    """Integrate one group, unless the result stands already.
+
+    Parameters
+    ----------
+    context : Context
+        The execution.
+    step : Step
+        The integration.
+    chain : sequence of Step
+        All steps of the plan that its frames went through, for HISTORY.
+    treated : dict of str to Treated
+        By path.
+    decisions : Decisions
+        Transforms, normalizations, weights.
+    """
+    import numpy as np
+
+    group = context.groups[step.group]
+    weights = decisions.weights.get(step.group)
+    if weights is None:
+        return "blocked", "no light is weighed"
+    paths = list(weights)
+    lost = [path for path in group.frames if path not in treated]
+    fewest = int(context.rules.findings["INT002"].limits["frames"])
+    if not paths or (lost and len(paths) < fewest):
+        context.find("INT002", step.id, left=len(paths), planned=len(group.frames), fewest=fewest)
+        return "failed", f"{len(paths)} of {len(group.frames)} lights are left"
+    outcome: Outcome = "partial" if lost else "done"
+    params = context.params(step, IntegrateParams)
+    debayer_step = next((s for s in chain if s.stage == "debayer"), None)
+    debayer_params = context.params(debayer_step, DebayerParams) if debayer_step else DebayerParams()
+    normalized = decisions.normalizations[step.group]
+    leader = leader_of(context, decisions, paths)
+    cfa = cfa_matrix(treated[paths[0]].frame)
+    channels = 1 if cfa is None else 3
+    lights = [
+        Light(
+            treated[path].image,
+            decisions.transforms[path].matrix,
+            normalized[path].scale,
+            normalized[path].offset,
+            weights[path],
+            normalized[path].surfaces,
+            normalized[path].surface_step,
+        )
+        for path in paths
+    ]
+    height, width = treated[leader].image.shape
+    key = make_key(
+        context.params_key(step),
+        context.params_key(debayer_step) if debayer_step else None,
+        [height, width],
+        [
+            [
+                treated[path].key,
+                light.matrix.tolist(),
+                light.scale,
+                light.offset,
+                light.weight,
+                [surface.tolist() for surface in light.surfaces],
+            ]
+            for path, light in zip(paths, lights, strict=True)
+        ],
+    )
+    files = {
+        artifact.name: context.out / Path(artifact.path or "").relative_to(context.plan.out)
+        for artifact in step.outputs
+    }
+    abouts = {name: context.store.product(make_key(key, name), path) for name, path in files.items()}
+    frames = [treated[path].frame for path in paths]
+    _write_resampled(context, params, debayer_params, debayer_step, frames, lights, (height, width), key, chain)
+    about = abouts["integration"]
+    if about is not None and all(value is not None for value in abouts.values()):
+        why = "lights, decisions, parameters and files are unchanged"
+        outcome = "partial" if lost else "reused"
+    else:
+        why = f"made from {len(paths)} lights"
+        pedestal = _pedestal(context, step, params, treated, decisions, paths)
+        counts = Counts(*(np.zeros(len(paths), np.int64) for _ in range(3)))
+        strips = integrate.run(params, debayer_params, context.work(step), lights, (height, width), cfa, counts)
+        about, middle = _write_integration(
+            context, step, chain, strips, files, frames, treated[leader].frame, (channels, height, width), pedestal, key
+        )
+        offered = np.maximum(counts.offered, 1)
+        about["rejected_low"] = (counts.low / offered).tolist()
+        about["rejected_high"] = (counts.high / offered).tolist()
+        noises = [treated[path].measurement.noise[channels // 2] for path in paths]
+        found = integrate.quality(params, debayer_params, middle, lights, noises, (height, width), cfa)
+        about["quality"] = found.numbers()
+        for name, path in files.items():
+            context.store.put_product(make_key(key, name), path, about if name == "integration" else {})
+    _report(context, step, about, paths)
+    excluded = len(group.frames) - len(paths)
+    if lost:
+        context.find("INT001", step.id, lost=len(lost), used=len(paths), names=", ".join(Path(p).name for p in lost))
+    for name, path in files.items():
+        kind = {artifact.name: artifact.kind for artifact in step.outputs}[name]
+        exposures = [frame.exposure for frame in frames if frame.exposure is not None]
+        context.products.append(
+            Product(
+                kind=kind if name in ("integration", "preview") else name,
+                path=str(path),
+                group=step.group,
+                frames_used=len(paths),
+                frames_excluded=excluded,
+                exposure_total=round(sum(exposures), 6) if exposures else None,
+                outcome=outcome,
+                measurements=about["quality"] if name == "integration" else {},
+            )
+        )
+    return outcome, why
+
+
+def _pedestal(
+    context: Context,
+    step: Step,
+    params: IntegrateParams,
+    treated: dict[str, Treated],
+    decisions: Decisions,
+    paths: Sequence[str],
+) -> float:
+    """Return the DN to add to the result, so that cutting it to [0, 1] loses no noise below a faint background.
+
+    Automatic: when the background lies less than 5 sigma of a single light above zero, as much as brings it there, in
+    whole DN. The noise of one light, not of the average, because borders are covered by few lights, and to leave
+    room for the darker corners of a gradient.
+    """
+    if params.pedestal != "auto":
+        return float(params.pedestal)
+    normalized = decisions.normalizations[step.group]
+    needed = 0.0
+    for c in range(len(normalized[paths[0]].scale)):
+        noise = max(normalized[path].scale[c] * treated[path].measurement.noise[c] for path in paths)
+        level = min(
+            normalized[path].scale[c] * treated[path].measurement.background[c] + normalized[path].offset[c]
+            for path in paths
+        )
+        needed = max(needed, 5 * noise - level)
+    pedestal = float(math.ceil(needed)) if needed > 0 else 0.0
+    if pedestal:
+        context.find("INT003", step.id, pedestal_dn=pedestal)
+    return pedestal
+
+
+def _write_integration(
+    context: Context,
+    step: Step,
+    chain: Sequence[Step],
+    strips: Any,
+    files: dict[str, Path],
+    frames: Sequence[Frame],
+    leader: Frame,
+    shape: tuple[int, int, int],
+    pedestal: float,
+    key: str,
+) -> tuple[dict[str, Any], npt.NDArray[np.float32]]:
+    """Write result, maps and preview as the strips arrive.
+
+    Return what is to be remembered, and the middle of the green or only channel, DN, without the pedestal.
+    """
+    import numpy as np
+
+    notes = products.history(chain, {}, frames)
+    size = shape if shape[0] > 1 else shape[1:]
+    thumbnail = products.Thumbnail(shape)
+    cards = products.integration_cards(frames, leader, "integration", key)
+    if pedestal:
+        cards.append(("PEDESTAL", round(pedestal), "[DN] added to the result"))
+    below = above = uncovered = 0
+    files["integration"].parent.mkdir(exist_ok=True)
+    writers = {"integration": FitsWriter(files["integration"], size, cards, notes)}
+    for name in files.keys() - {"integration", "preview"}:
+        map_cards = products.integration_cards(frames, leader, name, key)
+        writers[name] = FitsWriter(files[name], size, map_cards, notes[:0])
+    # Variance in the unit of the picture.
+    units = {"variance": np.float32(1 / products.DN_RANGE**2)}
+    y0, y1, x0, x1 = integrate.middle_of(shape[1:])
+    middle = np.empty((y1 - y0, x1 - x0), np.float32)
+    with contextlib.ExitStack() as stack:
+        for writer in writers.values():
+            stack.enter_context(writer)
+        for strip in strips:
+            rows = slice(max(y0, strip.y0), min(y1, strip.y0 + strip.image.shape[1]))
+            if rows.start < rows.stop:
+                own = slice(rows.start - strip.y0, rows.stop - strip.y0)
+                middle[rows.start - y0 : rows.stop - y0] = strip.image[shape[0] // 2, own, x0:x1]
+            image = strip.image + np.float32(pedestal) if pedestal else strip.image
+            thumbnail.add(strip.y0, image)
+            pixels, cut_below, cut_above = products.to_unit_range(image)
+            below, above = below + cut_below, above + cut_above
+            uncovered += int(np.count_nonzero(np.isnan(image)))
+            written = {"integration": pixels, "rejection_low": strip.low, "rejection_high": strip.high}
+            written |= {name: plane * units.get(name, np.float32(1)) for name, plane in strip.maps.items()}
+            for name, planes in written.items():
+                for channel in range(shape[0]):
+                    writers[name].write_rows(channel, strip.y0, planes[channel])
+        for writer in writers.values():
+            writer.commit()
+    small = thumbnail.image()
+    write_preview(files["preview"], small if shape[0] > 1 else small[0])
+    total = math.prod(shape)
+    return {"below": below / total, "above": above / total, "uncovered": uncovered / total}, middle
+
+
+def _report(context: Context, step: Step, about: dict[str, Any], paths: Sequence[str]) -> None:
+    """Report what was rejected and cut, from a fresh or an earlier integration."""
+    limit = context.rules.findings["INT004"].limits["share"]
+    for path, low, high in zip(paths, about["rejected_low"], about["rejected_high"], strict=True):
+        measured = context.frame_results[path].measurements
+        context.frame_result(path, measurements={**measured, "rejected_low": low, "rejected_high": high})
+        if low + high > limit:
+            context.find("INT004", path, percent=100 * (low + high), limit_percent=100 * limit)
+    limit = context.rules.findings["INT005"].limits["share"]
+    if about["below"] + about["above"] > limit:
+        context.find("INT005", step.id, below_percent=100 * about["below"], above_percent=100 * about["above"])
+    share = sum(about["rejected_low"]) / len(paths), sum(about["rejected_high"]) / len(paths)
+    context.say(
+        f"{len(paths)} lights integrated; rejected {100 * share[0]:.2f} % low, {100 * share[1]:.2f} % high; "
+        f"{100 * about['uncovered']:.2f} % of the frame not covered by any light",
+        step,
+        rejected_low=share[0],
+        rejected_high=share[1],
+        uncovered=about["uncovered"],
+    )
+    numbers = about["quality"]
+    if numbers["noise_dn"] is not None and numbers["snr_gain"] is not None:
+        text = (
+            f"Noise {numbers['noise_dn']:.2f} DN, {numbers['snr_gain']:.2f} times below that of the best light "
+            f"({numbers['snr_gain_predicted'] or math.nan:.2f} expected)"
+        )
+        if numbers["fwhm_px"] is not None and numbers["fwhm_best_light_px"] is not None:
+            text += f"; FWHM {numbers['fwhm_px']:.2f} px, {numbers['fwhm_best_light_px']:.2f} px in that light"
+        context.say(text, step, **numbers)
+
+
+def _write_resampled(
+    context: Context,
+    params: IntegrateParams,
+    debayer_params: DebayerParams,
+    debayer_step: Step | None,
+    frames: Sequence[Frame],
+    lights: Sequence[Light],
+    shape: tuple[int, int],
+    key: str,
+    chain: Sequence[Step],
+) -> None:
+    """Write the debayered and registered frames that were asked for with --keep and do not stand yet."""
+    import numpy as np
+
+    for frame, light in zip(frames, lights, strict=True):
+        cfa = cfa_matrix(frame)
+        if "debayered" in context.keep and cfa is not None and debayer_step is not None:
+            own = make_key(context.params_key(debayer_step), context.digest(frame.path), key)
+            if context.store.product(make_key("debayered", own), kept_path(context, frame, "debayered")) is None:
+                height, width = light.window.shape
+                planes = debayer.run(debayer_params, light.window.read(0, height, 0, width), cfa)
+                write_kept(context, frame, "debayered", planes, own, chain)
+        if "registered" in context.keep:
+            own = make_key(context.digest(frame.path), key)
+            if context.store.product(make_key("registered", own), kept_path(context, frame, "registered")) is None:
+                planes = np.empty((1 if cfa is None else 3, *shape), np.float32)
+                side = 512
+                for y in range(0, shape[0], side):
+                    for x in range(0, shape[1], side):
+                        tile = np.empty((planes.shape[0], min(side, shape[0] - y), min(side, shape[1] - x)), np.float32)
+                        integrate.resample(params, debayer_params, light.window, light.matrix, cfa, tile, x, y)
+                        planes[:, y : y + side, x : x + side] = tile
+                write_kept(context, frame, "registered", planes if cfa is not None else planes[0], own, chain)

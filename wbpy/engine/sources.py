@@ -1,0 +1,80 @@
+"""Open what a step reads: raw frames and the masters that serve them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wbpy.engine import overscanning
+from wbpy.engine.context import Context, FrameReader
+from wbpy.engine.overscanning import RawReader
+from wbpy.engine.results import MasterFile
+from wbpy.engine.store import make_key
+from wbpy.errors import ReadError
+from wbpy.model import Frame, Group
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+
+def readable(context: Context, paths: Sequence[str], finding: str) -> list[RawReader]:
+    """Return readers for the files that open; the others become findings."""
+    readers: list[RawReader] = []
+    for path in paths:
+        frame = context.frames[path]
+        try:
+            reader = overscanning.open_raw(context, frame)
+        except ReadError as error:
+            context.find(finding, path, reason=str(error))
+            context.frame_result(path, outcome="failed", excluded_by=finding)
+            continue
+        if reader is None:
+            use = context.plan.settings["overscan"]["use"].value
+            context.find(overscanning.MISSING, path, width=frame.width, height=frame.height, use=use)
+            context.frame_result(path, outcome="failed", excluded_by=overscanning.MISSING)
+        else:
+            readers.append(reader)
+    return readers
+
+
+def provide(context: Context, source: str, done: dict[str, MasterFile]) -> MasterFile | None:
+    """Return the master that a step or a group of one provides; None when its step failed."""
+    if source in done:
+        return done[source]
+    if source not in context.groups:
+        return None
+    group: Group = context.groups[source]
+    frame = context.frames[group.frames[0]]
+    try:
+        FrameReader(frame)
+    except ReadError as error:
+        context.find("MAS001", frame.path, reason=str(error))
+        return None
+    done[source] = MasterFile(
+        Path(frame.path),
+        make_key(context.digest(frame.path), frame.dn_per_unit, frame.pedestal),
+        frame.dn_per_unit,
+        frame.pedestal or 0.0,
+        math.nan,
+        *exposure_and_temperature([frame]),
+        fit=lambda image: overscanning.read_master(context, frame, image),
+    )
+    return done[source]
+
+
+def exposure_and_temperature(frames: Sequence[Frame]) -> tuple[float | None, float | None]:
+    """Return the median exposure, s, and the mean temperature, degC, of frames that say them."""
+    exposures = sorted(frame.exposure for frame in frames if frame.exposure is not None)
+    temperatures = [frame.temp_ccd for frame in frames if frame.temp_ccd is not None]
+    exposure = exposures[len(exposures) // 2] if exposures else None
+    return exposure, sum(temperatures) / len(temperatures) if temperatures else None
+
+
+def finite_median(image: npt.NDArray[np.float32]) -> float:
+    """Return the median of the pixels that are finite."""
+    from wbpy.kernels import statistics
+
+    return statistics.median(image.reshape(-1))
