@@ -151,6 +151,8 @@ def observe(
         dark=masters["dark"].astype(np.float32),
         bias=masters["bias"].astype(np.float32),
     )
+    if flat_of is None:
+        seen += checks.uncalibrated_flat(RULES, "flat", np.float32(masters["flat"] - masters["flat_dark"]), offset)
     light = checks.measure_frame(Pixels(made[0][1]), cfa)
     flats = sets["flat"][0].statistics
     seen += checks.masters_noise(

@@ -207,6 +207,7 @@ def plan(
     use: str | Sequence[str] = (),
     exclude: str | Sequence[str] = (),
     force: bool = False,
+    drizzle: int | None = None,
     previous: Catalog | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Plan:
@@ -238,6 +239,8 @@ def plan(
         Frames to leave out: a file, or a condition such as ``exposure < 10 and filter == Ha``.
     force : bool
         Accept masters chosen by hand although they break what must be equal.
+    drizzle : int, optional
+        Scale of drizzle integrations beside the integrations, 1 to 4; 0 for none.
 
     Raises
     ------
@@ -248,7 +251,7 @@ def plan(
         If a file of the rules is wrong.
     """
     options = _run_options(memory_limit, workers, keep) | _libraries(library)
-    options |= _decisions(group_by, merge, use, exclude, force)
+    options |= _decisions(group_by, merge, use, exclude, force, drizzle)
     knowledge, settings = _settings(rules, config, preset, set, options)
     _, made = _plan(source, out, knowledge, settings, previous, progress)
     _save_plan(made)
@@ -304,6 +307,7 @@ def run(
     use: str | Sequence[str] = (),
     exclude: str | Sequence[str] = (),
     force: bool = False,
+    drizzle: int | None = None,
     previous: Catalog | None = None,
     check_disk: bool | None = None,
     replan: bool = False,
@@ -324,8 +328,8 @@ def run(
         A plan, the path of a ``plan.json``, a catalog, or what :func:`scan` takes.
     out : path, optional
         Output folder; needed unless `source` is a plan, which names its own.
-    rules, config, preset, set, memory_limit, workers, keep, library, group_by, merge, use, exclude, force, previous,
-    progress
+    rules, config, preset, set, memory_limit, workers, keep, library, group_by, merge, use, exclude, force, drizzle,
+    previous, progress
         As for :func:`plan`.
     check_disk : bool, optional
         False: start although the disk would fill up by the plan's estimate.
@@ -353,7 +357,7 @@ def run(
     from wbpy.planner import load_plan
 
     options = _run_options(memory_limit, workers, keep, check_disk)
-    decisions = _decisions(group_by, merge, use, exclude, force) | _libraries(library)
+    decisions = _decisions(group_by, merge, use, exclude, force, drizzle) | _libraries(library)
     if isinstance(source, Plan):
         reviewed: Plan | None = source
     else:
@@ -363,7 +367,8 @@ def run(
         if _many(config) or preset is not None or _many(set) or "run.keep" in options or decisions:
             raise ConfigError(
                 "a saved plan is executed as it was reviewed: --set, --config, --preset, --keep, --group-by, --merge, "
-                "--use, --exclude and --library cannot change it. Make a new plan with these options, then run that"
+                "--use, --exclude, --drizzle and --library cannot change it. Make a new plan with these options, then run "
+                "that"
             )
         if out is not None and Path(out).resolve() != Path(reviewed.out):
             raise ConfigError(
@@ -545,11 +550,17 @@ def _decisions(
     use: str | Sequence[str],
     exclude: str | Sequence[str],
     force: bool,
+    drizzle: int | None,
 ) -> dict[str, Any]:
     given = {"group.by": group_by, "group.merge": merge, "pins.use": use, "pins.exclude": exclude}
-    return {name: list(_many(value)) for name, value in given.items() if _many(value)} | (
-        {"pins.force": True} if force else {}
-    )
+    options: dict[str, Any] = {name: list(_many(value)) for name, value in given.items() if _many(value)}
+    if force:
+        options["pins.force"] = True
+    if drizzle is not None:
+        options["drizzle.use"] = drizzle > 0
+    if drizzle:
+        options["drizzle.scale"] = drizzle
+    return options
 
 
 def _pinned_files(settings: Config) -> tuple[Path, ...]:

@@ -17,7 +17,7 @@ from wbpy.model import ROLES, Finding, Frame, HeldBack, Scalar, Source
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of the saved file; one of another version is not read."""
 
 
@@ -72,6 +72,8 @@ COLUMNS: tuple[Column, ...] = (
     Column("panel", "Int64", "", "panel of a mosaic; missing where the target has one field"),
     Column("pedestal", "Float64", "DN", "added to the pixels on purpose; positive when the data are too high"),
     Column("library", "boolean", "", "from a library root: serves as calibration only"),
+    Column("whole_width", "Int64", "px", "columns of a master's frames before their overscan was cut off"),
+    Column("whole_height", "Int64", "px", "rows, likewise"),
     Column("keywords", "string", "", "what the user asked for, as JSON"),
 )
 

@@ -141,11 +141,14 @@ _choices = _together(
         help="Leave frames out, such as 'exposure < 10 and filter == Ha'.",
     ),
     click.option("--force", is_flag=True, help="Take masters of --use that break what must be equal."),
+    click.option(
+        "--drizzle", type=click.IntRange(0, 4), metavar="SCALE", help="Also drizzle the lights, 1 to 4 times finer."
+    ),
 )
 
 
 def _choices_of(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the API's arguments for what is grouped and matched by hand."""
+    """Return the API's arguments for what is grouped, matched and drizzled by hand."""
 
     def names(texts: tuple[str, ...]) -> list[str]:
         return [name.strip() for text in texts for name in text.split(",") if name.strip()]
@@ -156,6 +159,7 @@ def _choices_of(options: dict[str, Any]) -> dict[str, Any]:
         "use": [*options["use"], *(["dark=none"] if options["no_dark"] else [])],
         "exclude": options["exclude"],
         "force": options["force"],
+        "drizzle": options["drizzle"],
     }
 
 

@@ -114,8 +114,11 @@ class OverscanSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """Whether and how the level of the bias is taken from pixels that see no light."""
 
     use: Annotated[
-        Literal["off", "header", "regions"],
-        Meta(description="correct all raw frames by BIASSEC and TRIMSEC of their headers, or by overscan.regions"),
+        Literal["off", "auto", "header", "camera", "regions"],
+        Meta(
+            description="correct all raw frames by the sections of their headers (BIASSEC with TRIMSEC or DATASEC), by "
+            "what rules/sensors.toml knows of the camera, by either (auto), or by overscan.regions"
+        ),
     ] = "off"
     regions: Annotated[
         tuple[str, ...],
@@ -135,6 +138,10 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         tuple[Literal["calibrated", "cosmetic", "debayered", "registered"], ...],
         Meta(description="per-frame images to write under frames/"),
     ] = ()
+    format: Annotated[
+        Literal["fits", "xisf"],
+        Meta(description="of integrations; an XISF file holds the rejection maps and other maps as further images"),
+    ] = "fits"
     check_disk: Annotated[
         bool, Meta(description="refuse to start when the disk would fill up, by the plan's estimate")
     ] = True
@@ -152,6 +159,10 @@ SETTINGS: dict[str, type[msgspec.Struct]] = {
 
 ACCUMULATED = (("pins", "use"), ("pins", "exclude"))
 """Lists that grow from source to source; of all others the last source counts."""
+
+
+_OPTIONS = {"group.by": "--group-by", "drizzle.use": "--drizzle", "drizzle.scale": "--drizzle"}
+"""Options that do not have the name of what they set."""
 
 
 class Config:
@@ -266,7 +277,7 @@ def load_config(
                 put(section, name, value, f"{file.name}:{section}.{name}")
     for dotted, value in (options or {}).items():
         section, _, name = dotted.partition(".")
-        put(section, name, value, "--group-by" if dotted == "group.by" else f"--{name.replace('_', '-')}")
+        put(section, name, value, _OPTIONS.get(dotted, f"--{name.replace('_', '-')}"))
     for text in sets:
         dotted, equals, raw = text.partition("=")
         section, dot, name = dotted.strip().partition(".")

@@ -28,9 +28,11 @@ SECONDS_PER_MEGAPIXEL = {
     "measure": 0.030,
     "debayer": 0.030,
     "integrate": 0.035,
+    "drizzle": 0.016,
 }
-"""Core-seconds per frame and megapixel (per plane for ``integrate``): rounded from kernel timings on one core of a
-2.5 GHz server, reading included. Estimates for planning, good to a factor of two; other stages handle tables."""
+"""Core-seconds per frame and megapixel (per plane for ``integrate``, of the output for ``drizzle``): rounded from
+kernel timings on one core of a 2.5 GHz server, reading included. Estimates for planning, good to a factor of two;
+other stages handle tables."""
 
 PLANES = {True: 3, False: 1}
 """Planes of an integration, by whether the frames have a CFA."""
@@ -42,6 +44,7 @@ PHASES = {
     "measure": "lights",
     "reference": "registration",
     "register": "registration",
+    "framing": "registration",
 }
 """Stage -> the part of the work that its time is shown under; all others belong to the integrations."""
 
@@ -102,6 +105,9 @@ def estimate(
     """
     workers = settings.workers or NOMINAL_WORKERS
     steps = tuple(steps)
+    by_id = {step.id: step for step in steps}
+    # All drizzles of a plan have one scale.
+    drizzles = [step for step in steps if step.stage == "drizzle"][:1]
     read = written = working = 0
     for step in steps:
         group = groups[step.group]
@@ -119,9 +125,24 @@ def estimate(
             written += 4 * sum(pixels) * (1 + sum(kind in settings.keep for kind in ("calibrated", "cosmetic")))
         elif step.stage == "integrate":
             read += 4 * sum(pixels)
-            # The product, two rejection maps, and what is kept of each frame.
-            written += 3 * 4 * max(pixels) * planes
+            # The product, the maps, and what is kept of each frame.
+            maps = 2 + len(step.params["maps"].value)
+            written += _picture_bytes(step, groups, frames) + maps * 4 * max(pixels) * planes
             written += 4 * sum(pixels) * planes * sum(kind in settings.keep for kind in ("debayered", "registered"))
+        elif step.stage == "drizzle":
+            read += 4 * sum(pixels)
+            # The product and its weights, and the bits of the samples that the integration rejects.
+            written += 2 * 4 * max(pixels) * planes * _drizzled(step) + sum(pixels) * planes // 8
+        elif step.stage == "crop":
+            made = [by_id[id] for sources in step.inputs.values() for id in sources]
+            whole = sum(_picture_bytes(source, groups, frames) for source in made)
+            read, written = read + whole, written + whole
+        elif step.stage == "rgb":
+            # Each picture in colour is as large as the three that it is made of.
+            for output in step.outputs:
+                if output.kind != "preview":
+                    whole = 3 * 4 * max(pixels) * (_drizzled(*drizzles) if "drizzle" in output.kind else 1)
+                    read, written = read + whole, written + whole
     peak = PROGRAM_MEMORY + workers * working
     if settings.memory_limit != "auto":
         peak = min(peak, memory_limit_bytes(settings.memory_limit))
@@ -137,13 +158,28 @@ def estimate(
 
 
 def megapixels(steps: Sequence[Step], groups: Mapping[str, Group], frames: Mapping[str, Frame]) -> dict[str, float]:
-    """Return the work of each stage in frames x megapixels; for ``integrate`` each plane counts."""
+    """Return the work of each stage in frames x megapixels: of each plane to integrate, of the output to drizzle."""
     work: dict[str, float] = defaultdict(float)
     for step in steps:
         group = groups[step.group]
         planes = PLANES[group.key.get("cfa") is not None] if step.stage == "integrate" else 1
+        planes *= _drizzled(step)
         work[step.stage] += planes * sum(_pixels(frames[path]) for path in group.frames) / 1e6
     return dict(work)
+
+
+def _drizzled(step: Step) -> int:
+    """Return the output pixels of a drizzle for each of the reference; 1 for other stages."""
+    return int(step.params["scale"].value) ** 2 if step.stage == "drizzle" else 1
+
+
+def _picture_bytes(step: Step, groups: Mapping[str, Group], frames: Mapping[str, Frame]) -> int:
+    """Return the size of the pictures that an integration or a drizzle makes; one of a single colour has one plane."""
+    group = groups[step.group]
+    size = 4 * max(_pixels(frames[path]) for path in group.frames) * _drizzled(step)
+    pictures = [output.name for output in step.outputs if output.kind in ("integration", "drizzle")]
+    planes = PLANES[group.key.get("cfa") is not None]
+    return sum(size * (1 if name.startswith("integration_") else planes) for name in pictures)
 
 
 def _pixels(frame: Frame) -> int:

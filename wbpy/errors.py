@@ -21,6 +21,10 @@ class PlanError(WbpyError):
     """A saved plan cannot be read, or its inputs changed since it was reviewed."""
 
 
+class BusyError(WbpyError):
+    """Another run is working in the output folder."""
+
+
 class ReadError(WbpyError):
     """One input file cannot be read; the message names the file, what was found and what was expected."""
 

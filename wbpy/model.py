@@ -129,6 +129,10 @@ class Frame(_Value, frozen=True, kw_only=True, gc=False):
     """DN that were added to the pixels on purpose: positive when the data are too high by it, whoever wrote it."""
     library: bool = False
     """True for frames of a library root, which only serve as calibration."""
+    whole_width: int | None = None
+    """Columns of the frames that a master was made of, before their overscan was cut off; None where none was."""
+    whole_height: int | None = None
+    """Rows, likewise."""
     keywords: dict[str, str] = {}
     """What the user asked for with ``scan.keywords``, from the header or from ``KEY_value`` in the path."""
 

@@ -44,8 +44,10 @@ from wbpy.model import (
 )
 from wbpy.rules import RejectionRule, Rules, find_sensor
 from wbpy.selecting import parse_exclusion
-from wbpy.stages import overscan
+from wbpy.stages import crop, overscan, rgb
 from wbpy.stages.base import Stage
+from wbpy.stages.debayer import BAYER_LETTERS, BAYER_ONLY
+from wbpy.stages.rgb import RgbParams
 
 if TYPE_CHECKING:
     from wbpy.catalog import Catalog
@@ -87,7 +89,10 @@ def make_plan(catalog: Catalog, out: Path, rules: Rules, config: Config, stages:
     frames = tuple(sorted((f for f in catalog.frames if f.role and f.path not in held), key=lambda f: f.path))
     by, pins = config.section("group", GroupSettings), config.section("pins", PinSettings)
     frames, excluded, excluding = _without_excluded(frames, pins, user_keywords(by), rules)
-    _check_overscan(config.section("overscan", OverscanSettings), frames)
+    overscan_settings = config.section("overscan", OverscanSettings)
+    _check_overscan(overscan_settings, frames)
+    if overscan_settings.use != "off":
+        frames = tuple(_of_whole_size(frame) for frame in frames)
     groups, grouping = make_groups(frames, rules, by)
     matches, matching = match_masters(
         groups,
@@ -120,8 +125,18 @@ def _check_overscan(settings: OverscanSettings, frames: Sequence[Frame]) -> None
     if settings.use != "regions":
         return
     image = overscan.from_settings(settings.regions, settings.image).image
-    if (image.x0 % 2 or image.y0 % 2) and any(frame.cfa is not None for frame in frames):
-        raise ConfigError(f"overscan.image begins at x {image.x0}, y {image.y0}; frames with a CFA need even numbers")
+    period = max((math.isqrt(len(frame.cfa)) for frame in frames if frame.cfa is not None), default=1)
+    if image.x0 % period or image.y0 % period:
+        raise ConfigError(
+            f"overscan.image begins at x {image.x0}, y {image.y0}; the CFA of these frames needs multiples of {period}"
+        )
+
+
+def _of_whole_size(frame: Frame) -> Frame:
+    """Return a master whose frames had overscan with their size, as which it fits frames that have it still."""
+    if not frame.is_master or frame.whole_width is None or frame.whole_height is None:
+        return frame
+    return msgspec.structs.replace(frame, width=frame.whole_width, height=frame.whole_height)
 
 
 def _scales_darks(params: Mapping[str, Param]) -> bool:
@@ -155,6 +170,14 @@ def _without_excluded(
             name = os.path.basename(frame.path)
             findings.append(make_finding(rules, "PLN006", frame.path, name=name, condition=condition))
     return kept, held, findings
+
+
+_GRIDS = {
+    "min": "The part of the sky that all lights show",
+    "max": "All of the sky that any light shows",
+    "cog": "The part of the sky around the mean of the lights' centres",
+}
+"""What a grid of `framing` is, in words."""
 
 
 class _Builder:
@@ -207,6 +230,11 @@ class _Builder:
             stars = self._sources(group, home, ends, "stars")
             images = self._sources(group, home, ends, "image")
             self._integrate(group, names[group.id], images, stars, registers)
+        registrations = [group for group in self.groups.values() if group.kind == "registration"]
+        grids = [(group, [stack for stack in stacks if stack.frames[0] in group.frames]) for group in registrations]
+        for group, members in grids:
+            self._crop(group, members)
+        self._colours(grids)
 
     def estimate(self) -> Estimate:
         """Return what the steps will cost."""
@@ -405,11 +433,21 @@ class _Builder:
             {"stars": stars, "approval": approvals},
             why=f"{lights} of {target} need one frame that the others follow.",
         )
-        return self._add(
+        references = (reference,) if reference else ()
+        registered = self._add(
             "register",
             group,
-            {"stars": stars, "reference": (reference,) if reference else ()},
+            {"stars": stars, "reference": references},
             why=f"{lights} of {target} are shifted and turned against each other.",
+        )
+        grid = self.config.params("framing")["grid"].value if "framing" in self.stages else "reference"
+        if grid == "reference":
+            return registered
+        return self._add(
+            "framing",
+            group,
+            {"transforms": (registered,) if registered else (), "reference": references},
+            why=f"{_GRIDS[grid]} was asked for instead of the reference's own grid.",
         )
 
     def _integrate(
@@ -430,24 +468,35 @@ class _Builder:
             {"stars": stars, "normalization": normalization},
             why=f"The better of {lights} are to count for more.",
         )
+        mosaics = images
         if group.key.get("cfa") is not None:
             debayer = self._add(
                 "debayer", group, {"image": images}, why=f"{lights} hold one colour in each pixel ({group.key['cfa']})."
             )
             images = (debayer,) if debayer else images
+            self._check_debayer(group)
         fewest = int(self.rules.findings["PLN003"].limits["frames"])
         if count < fewest and "integrate" in self.stages:
             self._find("PLN003", group.id, frames=count)
+        maps = {"rejection_low": "rejection_map", "rejection_high": "rejection_map"} | dict.fromkeys(
+            self._maps(), "map"
+        )
+        if self._suffix() == ".xisf":
+            # They are further images of the pictures' files.
+            maps = {}
         outputs = (
-            Artifact(name="integration", kind="integration", path=str(self._path("integrations", name))),
+            *(
+                Artifact(
+                    name=f"integration{channel}",
+                    kind="integration",
+                    path=str(self._path("integrations", f"{name}{channel}", self._suffix())),
+                )
+                for channel in self._channels(group)
+            ),
             Artifact(name="preview", kind="preview", path=str(self._path("integrations", name, ".png"))),
             *(
-                Artifact(name=side, kind="rejection_map", path=str(self._path("integrations", f"{name}_{side}")))
-                for side in ("rejection_low", "rejection_high")
-            ),
-            *(
-                Artifact(name=wanted, kind="map", path=str(self._path("integrations", f"{name}_{wanted}")))
-                for wanted in self._maps()
+                Artifact(name=wanted, kind=kind, path=str(self._path("integrations", f"{name}_{wanted}")))
+                for wanted, kind in maps.items()
             ),
         )
         inputs = {
@@ -456,7 +505,7 @@ class _Builder:
             "normalization": normalization,
             "weights": (weigh,) if weigh else (),
         }
-        self._add(
+        integration = self._add(
             "integrate",
             group,
             inputs,
@@ -465,6 +514,153 @@ class _Builder:
             outputs=outputs,
             frames=group.frames,
         )
+        if integration is not None and "drizzle" in self.stages and self.config.params("drizzle")["use"].value:
+            self._drizzle(group, name, inputs | {"image": mosaics, "integration": (integration,)})
+
+    def _check_debayer(self, group: Group) -> None:
+        """Report a method that does not fit the mosaic, raise for one that does not fit the other settings."""
+        method = self.config.params("debayer")["method"].value
+        if len(str(group.key["cfa"])) != BAYER_LETTERS and method in BAYER_ONLY:
+            self._find("DEB001", group.id, method=method)
+        if method == "superpixel" and "drizzle" in self.stages and self.config.params("drizzle")["use"].value:
+            raise ConfigError(
+                "debayer.method is superpixel and drizzle.use is true: a drizzle works on single pixels of the mosaic. "
+                "Leave one of them out"
+            )
+
+    def _drizzle(self, group: Group, name: str, inputs: Mapping[str, tuple[str, ...]]) -> None:
+        params = self.config.params("drizzle")
+        scale = params["scale"].value
+        finer = f"{name}_drizzle_{scale}x"
+        outputs = [
+            Artifact(name="drizzle", kind="drizzle", path=str(self._path("integrations", finer, self._suffix()))),
+            Artifact(name="drizzle_preview", kind="preview", path=str(self._path("integrations", finer, ".png"))),
+        ]
+        if self._suffix() != ".xisf":
+            path = self._path("integrations", f"{finer}_weight")
+            outputs.append(Artifact(name="drizzle_weight", kind="map", path=str(path)))
+        grid = f"a grid {scale} times finer" if scale > 1 else "the grid of the integration without interpolation"
+        self._add(
+            "drizzle",
+            group,
+            inputs,
+            why=f"{params['use'].origin} asks for {_count(len(group.frames), 'light')} to be dropped onto {grid}.",
+            outputs=tuple(outputs),
+            frames=group.frames,
+        )
+
+    def _pictures(self, stacks: Sequence[Group], stage: str) -> list[tuple[Step, Artifact]]:
+        """Return the pictures of some integrations that one stage makes, with the steps that make them."""
+        ids = [stack.id for stack in stacks]
+        steps = [step for step in self.steps if step.stage == stage and step.group in ids]
+        return [(step, output) for step in steps for output in step.outputs if output.kind == crop.PICTURES[stage]]
+
+    def _crop(self, group: Group, stacks: Sequence[Group]) -> None:
+        """Add the crop of all pictures of one grid."""
+        pictures = {name: self._pictures(stacks, stage) for stage, name in crop.PICTURES.items()}
+        made = [output for found in pictures.values() for _, output in found]
+        if not made or "crop" not in self.stages or not self.config.params("crop")["use"].value:
+            return
+        self._add(
+            "crop",
+            group,
+            {name: tuple(dict.fromkeys(step.id for step, _ in found)) for name, found in pictures.items()},
+            why=f"Not all lights reach the edges of {_count(len(made), 'picture')}.",
+            outputs=tuple(
+                Artifact(name=Path(output.path or "").stem, kind=f"{output.kind}{crop.CROPPED}", path=_cropped(output))
+                for output in made
+            ),
+        )
+
+    def _colours(self, grids: Sequence[tuple[Group, Sequence[Group]]]) -> None:
+        """Add the pictures in colour of all grids, and tell where one could be expected but cannot be made."""
+        params = self.config.section("rgb", RgbParams) if "rgb" in self.stages else RgbParams(use=False)
+        if not params.use or "integrate" not in self.stages:
+            return
+        found = [(group, rgb.colour_sets(params, members)) for group, members in grids]
+        sets = [(group, one) for group, sets in found for one in sets.sets]
+        words = [
+            [name_token("target", one.red.key.get("target")) or "unnamed", one.word, *self._shared(one)]
+            for _, one in sets
+        ]
+        names = unique_names(
+            ["_".join(filter(None, dict.fromkeys(parts))) for parts in words],
+            [one.red.key for _, one in sets],
+            [one.red.frames[0] for _, one in sets],
+            "_",
+        )
+        for group, _ in grids:
+            own = [(one, name) for (owner, one), name in zip(sets, names, strict=True) if owner is group]
+            if own:
+                self._combine(group, own)
+        self._judge_colours(params, grids, {group.id: sets for group, sets in found})
+
+    @staticmethod
+    def _shared(one: rgb.ColourSet) -> list[str]:
+        """Return the exposure for the name of a picture in colour, where all of its integrations have the same."""
+        exposures = {group.key.get("exposure") for group in one.members}
+        return [name_token("exposure", exposures.pop())] if len(exposures) == 1 else []
+
+    def _combine(self, group: Group, sets: Sequence[tuple[rgb.ColourSet, str]]) -> None:
+        """Add the pictures in colour of one grid: of each set one in every form in which its integrations come."""
+        outputs: list[Artifact] = []
+        cropped = any(step.id == f"crop/{group.id}" for step in self.steps)
+        for one, name in sets:
+            for stage in crop.PICTURES:
+                pictures = self._pictures([one.red], stage)
+                if not pictures:
+                    continue
+                _, source = pictures[0]
+                base = next(iter(self._pictures([one.red], "integrate")))[1]
+                # What a drizzle adds to the name of the integration, it adds to this one, too.
+                stem = name + Path(source.path or "").stem.removeprefix(Path(base.path or "").stem)
+                kind = "rgb" if stage == "integrate" else f"rgb_{source.kind}"
+                plain = Artifact(name=stem, kind=kind, path=str(self._path("integrations", stem, self._suffix())))
+                outputs.append(plain)
+                if cropped:
+                    path = _cropped(plain)
+                    outputs.append(Artifact(name=Path(path).stem, kind=f"{kind}{crop.CROPPED}", path=path))
+            preview = str(self._path("integrations", name, ".png"))
+            outputs.append(Artifact(name=f"{name}_preview", kind="preview", path=preview))
+        colours = ("red", "green", "blue", "luminance")
+        inputs = {
+            colour: tuple(f"integrate/{one.members[n].id}" for one, _ in sets if n < len(one.members))
+            for n, colour in enumerate(colours)
+        }
+        drizzled = [step.id for one, _ in sets for step, _ in self._pictures(one.members, "drizzle")]
+        inputs["drizzle"] = tuple(dict.fromkeys(drizzled))
+        inputs["autocrop"] = (f"crop/{group.id}",) if cropped else ()
+        filters = _listing(list(dict.fromkeys(str(member.key["filter"]) for member in sets[0][0].members)))
+        why = f"{filters} of {group.key.get('target') or 'one nameless target'} lie on one grid."
+        self._add("rgb", group, inputs, why=why, outputs=tuple(outputs))
+
+    def _judge_colours(
+        self,
+        params: RgbParams,
+        grids: Sequence[tuple[Group, Sequence[Group]]],
+        found: Mapping[str, rgb.ColourSets],
+    ) -> None:
+        """Tell which pictures in colour cannot be made: a filter is missing, elsewhere, or there more than once."""
+        wanted = [params.red, params.green, params.blue]
+        for group, members in grids:
+            sets = found[group.id]
+            here = {str(stack.key.get("filter")) for stack in members}
+            if sets.several:
+                self._find("RGB003", group.id, filters=_listing(sets.several))
+                continue
+            elsewhere = [
+                other.id
+                for other, stacks in grids
+                if other is not group
+                and (other.key.get("target"), other.key.get("panel"))
+                == (group.key.get("target"), group.key.get("panel"))
+                and any(stack.key.get("filter") in wanted and str(stack.key["filter"]) not in here for stack in stacks)
+            ]
+            present = [name for name in dict.fromkeys(wanted) if name in here]
+            if not sets.sets and present and elsewhere:
+                self._find("RGB002", group.id, filters=_listing(present), others=_listing(elsewhere))
+            elif sets.missing:
+                self._find("RGB001", group.id, filters=_listing(present), missing=_listing(sets.missing))
 
     def _add(
         self,
@@ -563,6 +759,16 @@ class _Builder:
         params = self.config.params("integrate")
         return params["maps"].value if "maps" in params else ()
 
+    def _channels(self, group: Group) -> tuple[str, ...]:
+        """Return what is added to the name of each picture of an integration: nothing, or its colour."""
+        params = self.config.params("integrate")
+        wanted = params["channels"].value if "channels" in params and group.key.get("cfa") is not None else "combined"
+        separate = ("_R", "_G", "_B")
+        return {"combined": ("",), "separate": separate, "both": ("", *separate)}[wanted]
+
+    def _suffix(self) -> str:
+        return f".{self.config.section('run', RunSettings).format}"
+
     def _path(self, folder: str, name: str, suffix: str = ".fits") -> Path:
         return self.out / folder / f"{name}{suffix}"
 
@@ -591,6 +797,11 @@ class _Builder:
             bases.append("_".join(word for word in dict.fromkeys(words) if word))
         names = unique_names(bases, [g.key for g in groups], [g.frames[0] for g in groups], "_")
         return {group.id: name for group, name in zip(groups, names, strict=True)}
+
+
+def _cropped(output: Artifact) -> str:
+    path = Path(output.path or "")
+    return str(path.with_name(f"{path.stem}{crop.CROPPED}{path.suffix}"))
 
 
 def _filter_word(group: Group) -> str:

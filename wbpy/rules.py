@@ -195,6 +195,18 @@ class MatchRule(_Rule, frozen=True, kw_only=True):
     """Id of the finding that this rung raises."""
 
 
+class SensorOverscan(_Rule, frozen=True, kw_only=True):
+    """Where a sensor's overscan lies in frames of one size; frames of another size have none, or another one."""
+
+    width: int
+    """Pixels of the frames that hold it."""
+    height: int
+    regions: tuple[str, ...]
+    """As in the section `overscan` of a configuration, rows counted from the top of the picture."""
+    image: str
+    """What is left, likewise."""
+
+
 class SensorRule(_Rule, frozen=True, kw_only=True):
     """What is known of one sensor and of the cameras that are built around it."""
 
@@ -209,6 +221,7 @@ class SensorRule(_Rule, frozen=True, kw_only=True):
     offset_dn: float | None = None
     """DN of the converter by which one step of the offset setting raises the bias (the guide's k)."""
     traits: tuple[Trait, ...] = ()
+    overscan: tuple[SensorOverscan, ...] = ()
     notes: tuple[str, ...] = ()
     """One sentence each, with its source."""
 

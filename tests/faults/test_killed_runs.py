@@ -112,3 +112,19 @@ def test_interrupted_says_how_to_go_on(night: Path, undisturbed: dict[str, str],
     assert load_json(tmp_path / "run.json")["outcome"] == "cancelled"
     finish(night, tmp_path)
     assert products(tmp_path) == undisturbed
+
+
+def test_a_second_run_in_the_folder_of_a_working_one_is_refused(
+    night: Path, undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    first = start(night, tmp_path)
+    while not images(tmp_path):
+        assert first.poll() is None, first.communicate()[0]
+        time.sleep(0.01)
+    second = start(night, tmp_path)
+    output, _ = second.communicate(timeout=120)
+    assert second.returncode == 2, output
+    assert "another run is working in this folder" in output and "Traceback" not in output
+    first.communicate(timeout=300)
+    assert first.returncode == 0
+    assert products(tmp_path) == undisturbed

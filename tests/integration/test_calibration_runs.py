@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -83,6 +84,51 @@ def test_kept_light_is_equation_1_of_the_guide(night: Night) -> None:
         assert header["NSTARS"] > 10 and 0 < header["NOISE00"] < 0.01 and 1 < header["FWHM"] < 10
 
 
+def test_header_and_both_logs_hold_what_was_measured_of_each_light(night: Night) -> None:
+    """The values of the guide's section 7.3, in the units of the file as other programs write them."""
+    text = log(night)
+    events = [json.loads(line) for line in Path(night.run.log).with_suffix(".jsonl").read_text().splitlines()]
+    for path in kept(night):
+        header = fits.getheader(path)
+        light = next(one for one in night.truth.lights if one.path.stem in path.stem)
+        numbers = night.result(light.path).measurements
+        for keyword, name in (
+            ("PSFFLX00", "psf_flux_dn"),
+            ("PSFMFL00", "psf_mean_flux_dn"),
+            ("PSFMST00", "m_star_dn"),
+            ("PSFNST00", "n_star_dn"),
+            ("NOISE00", "noise_dn"),
+        ):
+            assert header[keyword] * 65535 == pytest.approx(numbers[name], rel=1e-6)
+        # A flat scaled to its mean leaves the sky of a mean pixel: up to 15 % below that in the middle.
+        sky = light.sky_factor * night.truth.scene.sky["L"] * 60 / night.truth.e_per_dn
+        assert numbers["m_star_dn"] == pytest.approx(sky, rel=0.15)
+        assert header["NOISEA00"] == "mrs" and 0.3 < header["NOISEF00"] == numbers["noise_share"] <= 1
+        assert header["DARKTHR"] == numbers["dark_threshold_dn"] > 0
+        assert header["DARKNPIX"] == numbers["dark_pixels"] > 100
+        assert "PEDESTIN" not in header
+        told = {k: v for e in events if e.get("data", {}).get("path") == str(light.path) for k, v in e["data"].items()}
+        assert {name: told[name] for name in numbers if name in told} == {n: numbers[n] for n in numbers if n in told}
+        assert {"dark_scale", "below_zero", "psf_flux_dn", "noise_method", "mean_dn_mono"} <= set(told)
+        data = fits.getdata(light.path)
+        assert told["median_dn_mono"] == np.median(data) and told["max_dn_mono"] == data.max()
+        assert f"{light.path.name}: mono {data.mean():.6g} {np.median(data):g} " in text
+        assert f"{light.path.name}: calibrated to " in text
+        assert f"TFlux {numbers['psf_flux_dn']:.5g} DN" in text and f"M* {numbers['m_star_dn']:.2f} DN" in text
+
+
+def test_a_dark_is_scaled_by_the_exposures_where_that_is_asked_for(tmp_path: Path) -> None:
+    """A longer dark is scaled at all only with a finding; by how much is told by the light, or by its exposure."""
+    truth = write_session(tmp_path / "in", replace(UNCOOLED, n_lights=2, n_flats=0, n_flat_darks=0))
+    plan = wbpy.plan(tmp_path / "in", tmp_path / "out", set=("calibrate.scale_dark=true",))
+    assert "MAT011" in [finding.id for finding in plan.findings]
+    run = wbpy.run(plan)
+    for light in truth.lights:
+        numbers = next(f for f in run.frames if f.path == str(light.path)).measurements
+        assert numbers["dark_scale"] == 0.5 and numbers["dark_scale_error"] is None
+    assert not {"CAL007", "CAL008", "CAL009"} & {finding.id for finding in run.findings}
+
+
 def test_log_names_masters_threshold_and_factors(night: Night) -> None:
     text = log(night)
     for words in ("Master dark: master_dark", "320 x 240 px", "Dark optimization: threshold", "Flat factors", ", k 0."):
@@ -119,14 +165,44 @@ def rewrite(path: Path, change: Callable[[np.ndarray, fits.Header], np.ndarray])
     fits.writeto(path, np.clip(data, 0, 65535).astype(np.uint16), header, overwrite=True)
 
 
-def test_a_dark_without_its_bias_is_refused(tmp_path: Path) -> None:
-    truth = write_session(tmp_path / "in", replace(UNCOOLED, n_lights=2))
+@pytest.mark.parametrize("scaled", [True, False])
+@pytest.mark.parametrize("flats_by", ["flat_dark", "bias"])
+def test_a_dark_without_its_bias_is_refused(tmp_path: Path, scaled: bool, flats_by: str) -> None:
+    """Scaled or not, and whether this plan makes a master of the bias frames that tell it or not."""
+    spec = replace(UNCOOLED, n_lights=2, n_flat_darks=0 if flats_by == "bias" else 6)
+    truth = write_session(tmp_path / "in", spec if scaled else replace(spec, dark_exposures_s=(60.0,)))
     for path in truth.files["dark"]:
         rewrite(path, lambda data, header: data - 480)
-    run = wbpy.run(wbpy.plan(tmp_path / "in", tmp_path / "out", set=KEPT))
+    plan = wbpy.plan(tmp_path / "in", tmp_path / "out", set=KEPT if scaled else ())
+    step = next(step for step in plan.steps if step.stage == "calibrate")
+    assert ("bias" in step.inputs) == scaled
+    run = wbpy.run(plan)
     found = next(finding for finding in run.findings if finding.id == "CAL006")
     assert found.evidence["dark_dn"] < 0.5 * found.evidence["bias_dn"]
+    assert found.evidence["use"] == ("scaled" if scaled else "used as it is")
     assert next(s for s in run.steps if s.id.startswith("calibrate")).outcome == "blocked"
+    assert not [p for p in run.products if p.kind == "integration"]
+
+
+def test_without_a_dark_the_remedy_of_a_refused_one_calibrates_the_lights(tmp_path: Path) -> None:
+    truth = write_session(tmp_path / "in", replace(UNCOOLED, n_lights=3, dark_exposures_s=(60.0,)))
+    for path in truth.files["dark"]:
+        rewrite(path, lambda data, header: data - 480)
+    run = wbpy.run(wbpy.plan(tmp_path / "in", tmp_path / "out", set=("pins.use=dark=none",)))
+    assert "CAL006" not in {finding.id for finding in run.findings}
+    assert [p for p in run.products if p.kind == "integration"]
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_darks_of_a_camera_without_offset_are_used(tmp_path: Path, with_bias: bool) -> None:
+    """Such cameras cut their noise at zero themselves; nothing was subtracted twice, and what is lost is reported."""
+    sensor = replace(UNCOOLED.sensor, offset_dn=0.0, dark_e_per_s=0.002)
+    spec = replace(UNCOOLED, sensor=sensor, n_lights=3, dark_exposures_s=(60.0,), n_bias=5 if with_bias else 0)
+    write_session(tmp_path / "in", spec)
+    run = wbpy.run(wbpy.plan(tmp_path / "in", tmp_path / "out"))
+    ids = {finding.id for finding in run.findings}
+    assert "CAL006" not in ids and "CHK005" in ids
+    assert [p for p in run.products if p.kind == "integration"]
 
 
 def test_lights_without_dark_signal_are_reported(tmp_path: Path) -> None:
@@ -161,8 +237,10 @@ def test_pedestal_of_the_header_is_taken_off(tmp_path: Path, night: Night) -> No
     for path in truth.files["light"]:
         rewrite(path, lambda data, header: (header.set("PEDESTAL", 100), data + 100)[1])
     out = tmp_path / "out"
-    wbpy.run(wbpy.plan(tmp_path / "in", out, set=KEPT))
+    run = wbpy.run(wbpy.plan(tmp_path / "in", out, set=KEPT))
+    assert "pedestal of 100 DN taken off" in Path(run.log).read_text(encoding="utf-8")
     for ours, theirs in zip(sorted((out / "frames/calibrated").glob("*.fits")), kept(night), strict=True):
+        assert fits.getheader(ours)["PEDESTIN"] == 100
         a, b = fits.getdata(ours).astype(np.float64), fits.getdata(theirs).astype(np.float64)
         bright = (a < 0.9) & (b > 1e-3)
         assert np.abs(a - b)[bright].max() * 65535 < 2 / 256
@@ -186,6 +264,33 @@ def test_pedestal_of_all_dark_frames_stays_in_the_master_and_in_its_header(tmp_p
         assert ours.measurements["background_dn"] == pytest.approx(
             night.result(light.path).measurements["background_dn"], abs=0.05
         )
+
+
+def test_dead_columns_too_little_dark_signal_odd_frames_and_many_defects_are_each_reported(
+    tmp_path: Path, night: Night
+) -> None:
+    """One night with five faults, each of which the good night, with the same settings otherwise, does not have."""
+    faults = {"CAL001", "CAL004", "CAL009", "COS001", "MAS003"}
+    assert not faults & set(night.finding_ids())
+    sensor = replace(UNCOOLED.sensor, bad_columns=(37,))
+    truth = write_session(tmp_path / "in", replace(UNCOOLED, sensor=sensor, n_lights=2, sky_e_per_s=0.02))
+    rewrite(truth.files["bias"][3], lambda data, header: data + 100)
+    options = (
+        "calibrate.optimize_window=16",
+        "calibrate.pedestal=0",
+        "cosmetic.dark_by=share",
+        "cosmetic.dark_share=0.03",
+    )
+    run = wbpy.run(wbpy.plan(tmp_path / "in", tmp_path / "out", set=(*KEPT, *options)))
+    found = {finding.id: finding for finding in run.findings}
+    assert faults <= set(found)
+    # A column without response is left with the noise of the flats, about half of it below zero.
+    assert found["CAL001"].evidence["pixels"] == pytest.approx(120, abs=50)
+    assert found["CAL004"].evidence["percent"] > 0.1
+    # Two lights of 256 pixels; a threshold of three sigma leaves none of them.
+    assert found["CAL009"].evidence["frames"] == 2 and found["CAL009"].evidence["factor"] == 0.5
+    assert found["COS001"].evidence["percent"] == pytest.approx(3, abs=0.3)
+    assert found["MAS003"].subject == str(truth.files["bias"][3])
 
 
 FAINT = replace(UNCOOLED, sky_e_per_s=0.02, n_lights=2)
@@ -213,12 +318,22 @@ def test_literal_pedestal_is_added_and_pixels_are_not_made_anew(tmp_path: Path) 
     wbpy.run(wbpy.plan(tmp_path / "in", out, set=(*KEPT, "calibrate.pedestal=0")))
     first = {p.name: fits.getdata(p) for p in (out / "frames/calibrated").glob("*.fits")}
     images = set((out / ".store").rglob("*.npy")) | set((out / ".store" / "image").iterdir())
-    wbpy.run(wbpy.plan(tmp_path / "in", out, set=(*KEPT, "calibrate.pedestal=200")))
+    run = wbpy.run(wbpy.plan(tmp_path / "in", out, set=(*KEPT, "calibrate.pedestal=200")))
     assert images == set((out / ".store").rglob("*.npy")) | set((out / ".store" / "image").iterdir())
+    assert "CHK004" not in {finding.id for finding in run.findings}
     for path in (out / "frames/calibrated").glob("*.fits"):
         assert fits.getheader(path)["PEDESTAL"] == 200
         difference = (fits.getdata(path).astype(np.float64) - first[path.name])[first[path.name] > 0] * 65535
         assert difference == pytest.approx(200, abs=2 / 256)
+
+
+def test_a_pedestal_that_costs_range_is_reported_once(tmp_path: Path, night: Night) -> None:
+    out = tmp_path / "out"
+    run = wbpy.run(wbpy.plan(night.out.parent / "in", out, set=(*KEPT, "calibrate.pedestal=3000")))
+    found = [finding for finding in run.findings if finding.id == "CHK004"]
+    assert len(found) == 1
+    assert found[0].evidence["pedestal_dn"] == 3000 and found[0].evidence["frames"] == len(night.truth.lights)
+    assert found[0].evidence["needed_dn"] < 100
 
 
 def test_statistics_of_every_frame_stand_in_a_table_for_each_group(night: Night) -> None:
@@ -315,3 +430,46 @@ def test_defective_lines_are_found_among_the_lights_and_corrected(tmp_path: Path
     assert 30 < shifts["false"] < 60 and abs(shifts["true"]) < 4
     text = Path(run.log).read_text(encoding="utf-8")
     assert "2 defective lines" in text and "column 150 (0 to 239)" in text
+    assert not {f.id for f in run.findings if f.id.startswith("LIN")}
+    # The same lines from a list, of which one entry lies beside the frame.
+    listed = tmp_path / "lines.txt"
+    listed.write_text("# LinearDefectDetection\nCol 150\nCol 220 80 239\nRow 700\n")
+    out = tmp_path / "listed"
+    options = ("run.keep=cosmetic", "linedefects.use=true", "linedefects.search=false", f"linedefects.lists={listed}")
+    run = wbpy.run(wbpy.plan(tmp_path / "in", out, set=(*options, "cosmetic.hot_sigma=0", "cosmetic.cold_sigma=0")))
+    assert [f.evidence["entries"] for f in run.findings if f.id == "LIN003"] == [1]
+    corrected = [
+        [fits.getdata(p) for p in sorted((one / "frames/cosmetic").glob("*"))] for one in (out, tmp_path / "true")
+    ]
+    difference = np.abs(np.subtract(*corrected, dtype=np.float64)) * 65535
+    # The list knows where the partial column begins; the search finds that to a fifth of its window.
+    assert difference[:, :, 220].max() > 30 and difference[:, 90:, 220].max() < 2
+    # Defects beside it are replaced by neighbours that lie in it.
+    difference[:, :, 217:224] = 0
+    assert difference.max() == 0
+
+
+def test_list_of_lines_that_cannot_be_read_blocks_the_lights(tmp_path: Path, night: Night) -> None:
+    listed = tmp_path / "lines.txt"
+    listed.write_text("Pixel 3 4\n")
+    options = (*KEPT, "linedefects.use=true", f"linedefects.lists={listed}")
+    run = wbpy.run(wbpy.plan(night.out.parent / "in", tmp_path / "out", set=options))
+    found = next(f for f in run.findings if f.id == "LIN002")
+    assert found.severity == "error" and "line 1" in found.message
+    assert next(s for s in run.steps if s.id.startswith("calibrate")).outcome == "blocked"
+
+
+def test_lights_with_a_pattern_of_lines_are_reported(tmp_path: Path) -> None:
+    """Every ninth column is brighter in the lights alone: that is banding, not a number of defects."""
+    truth = write_session(tmp_path / "in", replace(LINES, n_lights=3))
+
+    def band(data: np.ndarray, header: fits.Header) -> np.ndarray:
+        data[:, 4::9] += 60
+        return data
+
+    for path in truth.files["light"]:
+        rewrite(path, band)
+    run = wbpy.run(wbpy.plan(tmp_path / "in", tmp_path / "out", preset="ccd"))
+    found = next(f for f in run.findings if f.id == "LIN001")
+    # 35 of 320 columns and 240 rows; the limit of 5 % is 28.
+    assert found.evidence["lines"] >= 30

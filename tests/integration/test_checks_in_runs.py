@@ -44,3 +44,24 @@ def test_darks_without_their_offset_are_an_error(run_night: Callable):
     found = [finding for finding in night.run.findings if finding.id == "CHK005"]
     assert len(found) == 6
     assert found[0].severity == "error"
+
+
+def test_a_flat_that_kept_its_offset_is_reported_and_a_calibrated_one_is_not(run_night: Callable):
+    """A dead column of 128 pixels shows where zero is: on the level of the bias in a flat that was forced in raw."""
+    spec = replace(SPEC, sensor=replace(SPEC.sensor, bad_columns=(37,)), n_bias=4)
+    good = run_night(spec)
+    assert "CHK012" not in {id for id, _ in checks_of(good.run)}
+    flat = next(group.id for group in good.plan.groups if group.role == "flat")
+    pins = f"pins.use=flat_dark=none,bias=none,flat={flat}"
+    forced = run_night(spec, set=[pins, "pins.force=true"])
+    found = [finding for finding in forced.run.findings if finding.id == "CHK012"]
+    assert len(found) == 1
+    assert found[0].evidence["pixels"] == 128
+
+
+def test_long_bias_frames_are_told_once(run_night: Callable):
+    night = run_night(replace(SPEC, n_flat_darks=0, n_bias=4, bias_exposure_s=0.5))
+    assert [f.id for f in night.run.findings if f.id in ("MAT016", "CHK011")] == ["MAT016"]
+    # Too short for the plan's remark, too long for a bias: the frames themselves tell.
+    night = run_night(replace(SPEC, n_flat_darks=0, n_bias=4, bias_exposure_s=0.2))
+    assert [f.id for f in night.run.findings if f.id in ("MAT016", "CHK011")] == ["CHK011"]

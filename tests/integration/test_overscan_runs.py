@@ -49,8 +49,8 @@ def with_overscan(truth: Truth, drift_dn: float, leak: dict[str, float] | None =
             fits.writeto(path, np.clip(np.rint(data), 0, 65535).astype(np.uint16), header, overwrite=True)
 
 
-def run(folder: Path, **options: object) -> wbpy.model.Run:
-    return wbpy.run(wbpy.plan(folder / "in", folder / "out", **options))
+def run(folder: Path, frames: Path | None = None, **options: object) -> wbpy.model.Run:
+    return wbpy.run(wbpy.plan(frames or folder / "in", folder / "out", **options))
 
 
 def backgrounds(frames: wbpy.model.Run) -> list[float]:
@@ -81,6 +81,57 @@ def test_drift_of_the_level_is_gone(tmp_path: Path, steady: Night, use: str) -> 
     assert fits.getdata(master).min() >= 0 and fits.getheader(master)["PEDESTAL"] > 0
 
 
+SENSOR = """
+[[sensor]]
+id = "SIM"
+cameras = ["Simulated Camera"]
+overscan = [{ width = 320, height = 220, regions = ["2:20;0:220 > 20:320;0:220"], image = "20:320;0:220" }]
+"""
+
+
+@pytest.mark.parametrize("use", ["camera", "auto"])
+def test_what_is_known_of_the_camera_corrects_as_the_header_does(tmp_path: Path, steady: Night, use: str) -> None:
+    with_overscan(write_session(tmp_path / "in", SPEC), 40.0)
+    (tmp_path / "rules").mkdir()
+    (tmp_path / "rules" / "sensors.toml").write_text(SENSOR)
+    if use == "camera":
+        for path in sorted((tmp_path / "in").rglob("*.fits")):
+            with fits.open(path, "update") as units:
+                del units[0].header["BIASSEC"]
+    plan = wbpy.plan(tmp_path / "in", tmp_path / "out", set=[f"overscan.use={use}"], rules=tmp_path / "rules")
+    found = wbpy.run(plan, rules=tmp_path / "rules")
+    assert backgrounds(found) == pytest.approx(backgrounds(steady.run), abs=0.7)
+    # Without that knowledge the frames are left out, and say so.
+    if use == "camera":
+        assert {"OVS001"} <= {
+            f.id for f in run(tmp_path / "none", tmp_path / "in", set=["overscan.use=camera"]).findings
+        }
+
+
+def test_masters_of_cut_frames_serve_frames_with_overscan_again(tmp_path: Path, steady: Night) -> None:
+    """Masters know the size of their frames; the lights of another night are corrected and cut, the masters are not."""
+    with_overscan(write_session(tmp_path / "in", SPEC), 40.0)
+    first = run(tmp_path, set=["overscan.use=header"])
+    again = tmp_path / "again"
+    for folder, files in (
+        ("LIGHT", (tmp_path / "in/LIGHT").iterdir()),
+        ("masters", (tmp_path / "out/masters").iterdir()),
+    ):
+        (again / folder).mkdir(parents=True)
+        for path in files:
+            (again / folder / path.name).write_bytes(path.read_bytes())
+    for path in (again / "masters").iterdir():
+        assert (fits.getheader(path)["PREOVSCW"], fits.getheader(path)["PREOVSCH"]) == (320, 220)
+    second = run(tmp_path / "2", again, set=["overscan.use=header"])
+    assert {m.role for m in wbpy.plan(again, tmp_path / "3", set=["overscan.use=header"]).matches if m.chosen} == {
+        "dark",
+        "flat",
+    }
+    assert backgrounds(second) == pytest.approx(backgrounds(first), abs=0.02)
+    # Where the lights are not corrected, the sizes differ and nothing matches.
+    assert not any(m.chosen for m in wbpy.plan(again, tmp_path / "4").matches)
+
+
 def test_without_overscan_the_drift_stays(tmp_path: Path, steady: Night) -> None:
     with_overscan(write_session(tmp_path / "in", SPEC), 40.0)
     found = run(tmp_path)
@@ -99,6 +150,33 @@ def test_overscan_that_sees_the_light_of_flats_is_reported(tmp_path: Path) -> No
     with_overscan(write_session(tmp_path / "in", SPEC), 5.0, leak={"flat": 300.0})
     found = run(tmp_path, set=["overscan.use=header", "calibrate.scale_dark=true"])
     assert [f.evidence["role"] for f in found.findings if f.id == "OVS003"] == ["flat"]
+
+
+def test_overscan_that_warms_up_with_the_darks_is_reported(tmp_path: Path) -> None:
+    """The dark signal is 30 DN in 60 s: ten DN in the overscan are more than a tenth of it."""
+    with_overscan(write_session(tmp_path / "in", SPEC), 0.0, leak={"dark": 40.0})
+    found = run(tmp_path, set=["overscan.use=header", "calibrate.scale_dark=true"])
+    assert [f.evidence["role"] for f in found.findings if f.id == "OVS003"] == ["dark"]
+
+
+@pytest.mark.parametrize("slope", [0.0, 12.0])
+def test_overscan_of_the_bias_that_is_not_even_is_reported(tmp_path: Path, slope: float) -> None:
+    truth = write_session(tmp_path / "in", SPEC)
+    with_overscan(truth, 5.0)
+    for path in truth.files["bias"]:
+        with fits.open(path, "update") as units:
+            rows = units[0].data.shape[0]
+            units[0].data[:, :COLUMNS] += np.linspace(0, slope, rows)[:, None].round().astype(np.uint16)
+    found = run(tmp_path, set=["overscan.use=header", "calibrate.scale_dark=true"])
+    assert ("OVS002" in {f.id for f in found.findings}) == (slope > 0)
+
+
+@pytest.mark.parametrize("drift_dn", [0.0, 5.0])
+def test_overscan_that_gains_nothing_is_told(tmp_path: Path, drift_dn: float) -> None:
+    """Levels of 3960 pixels of 3 DN are known to 0.06 DN."""
+    with_overscan(write_session(tmp_path / "in", SPEC), drift_dn)
+    found = run(tmp_path, set=["overscan.use=header", "calibrate.scale_dark=true"])
+    assert ("OVS004" in {f.id for f in found.findings}) == (drift_dn == 0)
 
 
 def test_mosaic_is_never_cut_at_an_odd_pixel(tmp_path: Path) -> None:

@@ -231,7 +231,7 @@ def kept_by_resampling(night: Night, number: int, channel: int, points: NDArray[
     if night.truth.cfa is None:
         identity = np.allclose(matrix, np.eye(3))
         return 1.0 if identity else lanczos_variance(matrix, points)
-    from wbpy.kernels.debayer import malvar
+    from wbpy.kernels.guided import guided
     from wbpy.kernels.warp import lanczos3
 
     height, width = night.truth.response().shape
@@ -240,7 +240,7 @@ def kept_by_resampling(night: Night, number: int, channel: int, points: NDArray[
     sigma = levels[night.truth.cfa[rows % 2, columns % 2]]
     noise = np.random.default_rng(number).normal(0, sigma).astype(np.float32)
     planes, out = (np.empty((3, height, width), np.float32) for _ in range(2))
-    malvar(noise, night.truth.cfa, planes)
+    guided(noise, night.truth.cfa, planes)
     lanczos3(planes, 0, 0, matrix, out, 0, 0)
     return float(np.nanvar(out[channel]) / levels[channel] ** 2)
 

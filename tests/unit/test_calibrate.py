@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from wbpy.kernels import calibration as kernels
-from wbpy.kernels import histograms
+from wbpy.kernels import darkscale, histograms
 from wbpy.stages import calibrate, levels
 from wbpy.stages.calibrate import CalibrateParams
 
@@ -88,6 +88,23 @@ def test_calibrated_light_is_the_equation_in_float64(
     assert found.below == np.count_nonzero(found.image < 0)
 
 
+def test_least_deviation_of_an_x_trans_frame_is_sought_in_bins_of_three(monkeypatch: pytest.MonkeyPatch) -> None:
+    light, dark, bias, _ = night()
+    params = CalibrateParams(optimize_dark=True, optimize_by="deviation")
+    cells = []
+    real = darkscale.scale_by_deviation
+
+    def spied(image, thermal, cell, *others):
+        cells.append(cell)
+        return real(image, thermal, cell, *others)
+
+    monkeypatch.setattr(darkscale, "scale_by_deviation", spied)
+    prepared = calibrate.prepare(params, dark, bias, None, None)
+    for step in (1, 2, 6):
+        calibrate._dark_scale(params, light.astype(np.float32), replace(prepared, step=step), None)
+    assert cells == [1, 2, 3]
+
+
 def test_too_few_pixels_leave_the_ratio_of_the_exposures() -> None:
     light, _, bias, flat = night()
     params = CalibrateParams(optimize_dark=True)
@@ -97,10 +114,12 @@ def test_too_few_pixels_leave_the_ratio_of_the_exposures() -> None:
 
 
 def test_dark_below_the_bias_was_calibrated_before() -> None:
-    _, dark, bias, _ = night()
-    assert calibrate.is_pre_calibrated(np.maximum(dark - bias, 0), bias)
-    assert not calibrate.is_pre_calibrated(dark, bias)
-    assert not calibrate.is_pre_calibrated(bias - 20, bias)
+    assert calibrate.is_pre_calibrated(30.0, 500.0)
+    assert calibrate.is_pre_calibrated(-1.0, 500.0)
+    assert not calibrate.is_pre_calibrated(530.0, 500.0)
+    assert not calibrate.is_pre_calibrated(480.0, 500.0)
+    # A camera that takes its offset off by itself: half of the noise is cut at zero, in darks and bias alike.
+    assert not calibrate.is_pre_calibrated(2.0, 1.5)
 
 
 @pytest.mark.parametrize("as_words", [True, False])

@@ -406,6 +406,41 @@ def test_a_pedestal_far_above_the_need_is_reported():
     assert checks.pedestal_too_high(RULES, "light", 500.0, 40.0, 0, 10_000) == []
 
 
+def flat_with_dead_pixels(offset_dn: float, dead: int = 12, level: float = 20_000.0) -> np.ndarray:
+    rng = np.random.default_rng(6)
+    y, x = np.indices((120, 160))
+    flat = level * (1 - 0.4 * np.hypot((x - 80) / 100, (y - 60) / 100) ** 2) + rng.normal(0, 30.0, (120, 160))
+    flat.ravel()[rng.choice(flat.size, 60, replace=False)] *= rng.uniform(0.1, 0.4, 60)
+    flat.ravel()[rng.choice(flat.size, dead, replace=False)] = rng.normal(0, 1.0, dead)
+    return (flat + offset_dn).astype(np.float32)
+
+
+def test_a_master_flat_with_its_offset_shows_by_its_dead_pixels():
+    [seen] = checks.uncalibrated_flat(RULES, "flat", flat_with_dead_pixels(500.0), 500.0)
+    assert seen.id == "CHK012"
+    assert seen.evidence["pixels"] == 12
+    # Centre of 20500 DN, median some 18 % lower.
+    assert seen.evidence["left_percent"] == pytest.approx(3, abs=0.5)
+
+
+@pytest.mark.parametrize(
+    ("flat", "offset"),
+    [
+        (flat_with_dead_pixels(0.0), 500.0),
+        # Only pixels without any light can tell.
+        (flat_with_dead_pixels(500.0, dead=0), 500.0),
+        # Another offset than that of the bias.
+        (flat_with_dead_pixels(500.0), 620.0),
+        # Dead pixels of which some keep a little, as in a calibrated flat whose bias lies in the same range.
+        (flat_with_dead_pixels(0.0, level=1600.0), 500.0),
+        (flat_with_dead_pixels(0.0), 0.0),
+    ],
+    ids=["calibrated", "no dead pixel", "other offset", "weak", "no offset"],
+)
+def test_a_flat_that_may_be_calibrated_is_not_reported(flat: np.ndarray, offset: float):
+    assert checks.uncalibrated_flat(RULES, "flat", flat, offset) == []
+
+
 def test_masters_of_few_frames_dominate_the_noise():
     # Darks as noisy as the light: two add 71 %, sixteen 25 %.
     assert ids(checks.masters_noise(RULES, "light", 5.0, 10.0, (5.0, 2), None)) == ["CHK029"]

@@ -162,16 +162,18 @@ def test_choices_by_hand_reach_the_function(
         "exposure",
         "--no-dark",
         "--force",
+        "--drizzle=2",
     ]
     options += ["--use", "flat=f.fits@light-*", "--exclude", "exposure < 10", "--exclude", "a,b.fits"]
     assert call(capsys, command, "night", "-o", "out", *options)[0] == 0
     [(_, kwargs)] = calls
-    assert {name: kwargs[name] for name in ("group_by", "merge", "use", "exclude", "force")} == {
+    assert {name: kwargs[name] for name in ("group_by", "merge", "use", "exclude", "force", "drizzle")} == {
         "group_by": ["night", "flat:SESSION", "PANEL"],
         "merge": ["exposure"],
         "use": ["flat=f.fits@light-*", "dark=none"],
         "exclude": ("exposure < 10", "a,b.fits"),
         "force": True,
+        "drizzle": 2,
     }
 
 

@@ -218,3 +218,103 @@ def test_wrong_arguments_raise():
         combine.median(values[:0], lo)
     with pytest.raises(ValueError, match="at least one frame"):
         combine.minimum(values, lo[:2])
+
+
+def weighted_median(x, w):
+    order = np.argsort(x)
+    x, w = x[order], w[order]
+    share = np.cumsum(w) / w.sum()
+    k = int(np.searchsorted(share, 0.5 - 1e-9))
+    return 0.5 * (x[k] + x[k + 1]) if abs(share[k] - 0.5) < 1e-9 else x[k]
+
+
+@pytest.mark.parametrize("equal", [True, False])
+@pytest.mark.parametrize("n", SIZES)
+def test_ranked_combinations_equal_their_twins_on_the_accepted_samples(n, equal):
+    values = stack_of(n, 200, seed=n)
+    values[:, ::4] = np.round(values[:, ::4] / 40)
+    values[:, 3] = 7.0
+    weights = np.full(n, 0.1) if equal else np.random.default_rng(n).uniform(0.1, 1, n)
+    if not equal:
+        weights[n // 2] = 0.0
+    lo, hi = bounds_of(values)
+    plain = run(values, lo, hi, weights)
+    for which, peer in (("median", weighted_median), ("min", lambda x, w: x.min()), ("max", lambda x, w: x.max())):
+        maps = Maps(*(np.zeros_like(array) for array in plain))
+        combine.ranked(values, values, lo, hi, weights, which, *maps)
+        for p in range(200):
+            kept = (values[:, p] >= lo[p]) & (values[:, p] <= hi[p]) & (weights > 0)
+            if not kept.any():
+                assert maps.out[p] == plain.out[p] or np.isnan(plain.out[p])
+            else:
+                assert maps.out[p] == np.float32(peer(values[kept, p].astype(np.float64), weights[kept])), (which, p)
+        for name in ("weight_sum", "low", "high", "frames"):
+            np.testing.assert_array_equal(getattr(maps, name), getattr(plain, name))
+        if which == "median":
+            np.testing.assert_allclose(maps.variance, plain.variance * np.pi / 2, rtol=1e-6)
+        else:
+            assert np.isnan(maps.variance).all()
+
+
+def test_the_variance_of_a_median_is_that_of_many_medians():
+    # 6000 medians of 25 samples: their variance is known to sqrt(2 / 6000) = 1.8 %, 4 sigma of it; pi / 2 is the limit
+    # of many samples and 4 % too much at 25 (Kendall and Stuart 10.10).
+    values = np.random.default_rng(9).normal(0, 30, (25, 6000)).astype(np.float32)
+    lo, hi = bounds_of(values, "none")
+    maps = Maps(*(np.zeros_like(array) for array in run(values, lo, hi, np.ones(25))))
+    combine.ranked(values, values, lo, hi, np.ones(25), "median", *maps)
+    expected = maps.variance.mean(dtype=np.float64)
+    assert maps.out.var(dtype=np.float64) == pytest.approx(expected / 1.04, rel=0.075)
+
+
+@pytest.mark.parametrize("n", (1, 2, 5, 31))
+def test_the_expected_variance_equals_its_twin(n):
+    values = stack_of(n, 300, seed=n)
+    rng = np.random.default_rng(n)
+    weights, noise, photon = rng.uniform(0.1, 1, n), rng.uniform(20, 40, n), rng.uniform(0, 2, n)
+    photon[0] = 0.0
+    level = rng.uniform(800, 1000, n)
+    lo, hi = bounds_of(values)
+    mean = run(values, lo, hi, weights).out
+    mean[5] = 0.0
+    out = np.empty(300, np.float32)
+    combine.expected_variance(values, values, lo, hi, weights, noise, photon, level, mean, out)
+    for p in range(300):
+        kept = (values[:, p] >= lo[p]) & (values[:, p] <= hi[p])
+        if not kept.any():
+            assert np.isnan(out[p])
+            continue
+        own = np.maximum(noise**2 + photon * (np.float64(mean[p]) - level), 0.1 * noise**2)
+        expected = np.sum((weights**2 * own)[kept]) / weights[kept].sum() ** 2
+        assert out[p] == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_expected_variance_is_the_scatter_of_the_mean_on_sky_and_star():
+    # 3000 means each of sky (300 e-) and of a star's core (20,300 e-), 2 e-/DN, read noise 5 e-, frames scaled by 1
+    # to 1.4: their variance is known to sqrt(2 / 3000) = 2.6 %; 4 sigma.
+    rng = np.random.default_rng(11)
+    n, gain, scale = 12, 2.0, np.linspace(1, 1.4, 12)
+    photons = np.where(np.arange(6000) < 3000, 300, 20_300) / scale[:, None]
+    electrons = rng.poisson(photons) + rng.normal(0, 5, (n, 6000))
+    values = (electrons / gain * scale[:, None]).astype(np.float32)
+    sky = 300 / scale / gain
+    noise = scale * np.sqrt(sky / gain + (5 / gain) ** 2)
+    weights = 1 / noise**2
+    lo, hi = bounds_of(values, "none")
+    mean = run(values, lo, hi, weights).out
+    out = np.empty(6000, np.float32)
+    combine.expected_variance(values, values, lo, hi, weights, noise, scale / gain, scale * sky, mean, out)
+    for part in (np.s_[:3000], np.s_[3000:]):
+        assert mean[part].var(dtype=np.float64) == pytest.approx(out[part].mean(dtype=np.float64), rel=0.105)
+
+
+def test_wrong_arguments_of_the_other_combinations_raise():
+    values = stack_of(3, 4, seed=6)
+    lo, hi = bounds_of(values, "none")
+    maps = run(values, lo, hi, np.ones(3))
+    with pytest.raises(ValueError, match="expected one of median, min, max"):
+        combine.ranked(values, values, lo, hi, np.ones(3), "mode", *maps)
+    with pytest.raises(ValueError, match=r"noise \(2,\)"):
+        combine.expected_variance(
+            values, values, lo, hi, np.ones(3), np.ones(2), np.ones(3), np.ones(3), maps.out, maps.variance
+        )

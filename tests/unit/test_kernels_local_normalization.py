@@ -204,3 +204,50 @@ def test_turning_gradients_and_clouds_are_equalized_to_a_fifth_of_what_one_level
         before.append(np.mean((globally - np.median(globally)) ** 2))
     # Clouds 235 px wide, hardly larger than the 192 px that are followed, leave the most.
     assert np.sqrt(np.mean(left) / np.mean(before)) < 0.19
+
+
+@pytest.mark.parametrize("cfa", [None, RGGB])
+def test_statistics_of_a_cell_are_those_of_the_pixels_that_the_transform_names(cfa):
+    image = noisy(sky(9), 5.0, 9)
+    image[10, 12] = np.nan
+    moved = np.array([[1.0, 0, 21], [0, 1, -7], [0, 0, 1]])
+
+    def measure(values):
+        assert np.isfinite(values).all() and values.flags.c_contiguous
+        return float(values.min()), float(np.mean(values, dtype=np.float64)), float(values.size)
+
+    found = local.cell_statistics(image, cfa, moved, SHAPE, 40, measure, 10**6)
+    assert found.shape == (3, 1 if cfa is None else 3, 5, 8)
+    rows, columns = np.indices(SHAPE)
+    for c in range(found.shape[1]):
+        own = np.ones(SHAPE, bool) if cfa is None else cfa[rows % 2, columns % 2] == c
+        for j in range(5):
+            for i in range(8):
+                y0, x0 = 40 * j - 7, 40 * i + 21
+                cut = np.s_[max(y0, 0) : y0 + 40, max(x0, 0) : x0 + 40]
+                values = image[cut][own[cut] & np.isfinite(image[cut])].astype(np.float64)
+                whole = image[cut].size >= 0.8 * 1600
+                expected = (values.min(), values.mean(), values.size) if whole else (np.nan,) * 3
+                np.testing.assert_allclose(found[:, c, j, i], expected, rtol=1e-6)
+    few = local.cell_statistics(image, cfa, moved, SHAPE, 40, measure, 100)
+    assert np.nanmax(few[2]) < 2 * 100
+
+
+def test_a_sided_normalization_has_one_scale_below_and_one_above_its_level():
+    rng = np.random.default_rng(10)
+    nodes = np.stack([rng.normal(v, s, (6, 7)) for v, s in ((100, 3), (50, 3), (0.8, 0.05), (1.3, 0.05))])
+    plane = rng.normal(100, 10, (40, 50)).astype(np.float32)
+    plane[3, 4] = np.nan
+    out = np.empty_like(plane)
+    local.apply_sided(plane, nodes, 16, 9, 5, out)
+    surfaces = []
+    for values in nodes:
+        surface = np.zeros((40, 50), np.float32)
+        local.apply(surface, 1.0, values, 16, 9, 5, surface)
+        surfaces.append(surface.astype(np.float64))
+    m, m0, below, above = surfaces
+    away = plane.astype(np.float64) - m
+    np.testing.assert_allclose(out, away * np.where(away < 0, below, above) + m0, rtol=1e-5)
+    tile = np.ascontiguousarray(plane[10:30, 20:45])
+    local.apply_sided(tile, nodes, 16, 29, 15, tile)
+    np.testing.assert_array_equal(tile, out[10:30, 20:45])

@@ -7,9 +7,11 @@ from scipy import ndimage
 from wbpy.kernels import warp
 
 KERNELS = {
-    "lanczos3": (warp.lanczos3, warp.LANCZOS3_HALO),
-    "bilinear": (warp.bilinear, warp.BILINEAR_HALO),
-    "nearest": (warp.nearest, warp.NEAREST_HALO),
+    "lanczos3": (warp.lanczos3, 3),
+    "lanczos4": (warp.lanczos4, 4),
+    "bicubic": (warp.bicubic, 2),
+    "bilinear": (warp.bilinear, 1),
+    "nearest": (warp.nearest, 1),
 }
 IDENTITY = np.eye(3)
 
@@ -58,11 +60,12 @@ def twin_lanczos3(image, matrix, clamp):
             weight = np.outer(wy / wy.sum(), wx / wx.sum())
             v = image[iy - 2 : iy + 4, ix - 2 : ix + 4].astype(float)
             sample, column = (v * weight).sum(), v.min(axis=0)
-            sigma = (column.mean() - column.min()) / (2.11812 - 1.26721)
+            mean = min(column.mean(), v.min(axis=1).mean())
+            sigma = (mean - column.min()) / (2.11812 - 1.26721)
             depth = column.min() - clamp * sigma - sample
             if depth > 0:
                 share = min(depth / sigma, 1.0) if sigma > 0 else 1.0
-                sample += share * (column.mean() + 1.26721 * sigma - sample)
+                sample += share * (mean + 1.26721 * sigma - sample)
             out[y, x] = sample
     return out
 
@@ -143,7 +146,7 @@ def test_source_window_holds_all_that_a_tile_needs(angle, scale, shift, perspect
     image = np.arange(50 * 60, dtype=np.float32).reshape(1, 50, 60)
     full, cut = np.empty((1, 8, 9), np.float32), np.empty((1, 8, 9), np.float32)
     x0, y0 = origin
-    sx0, sy0, sx1, sy1 = warp.source_window(matrix, x0, y0, 9, 8, 60, 50, warp.LANCZOS3_HALO)
+    sx0, sy0, sx1, sy1 = warp.source_window(matrix, x0, y0, 9, 8, 60, 50, 3)
     assert 0 <= sx0 <= sx1 <= 60 and 0 <= sy0 <= sy1 <= 50
     warp.lanczos3(image, 0, 0, matrix, full, x0, y0)
     warp.lanczos3(image[:, sy0:sy1, sx0:sx1], sx0, sy0, matrix, cut, x0, y0)
@@ -151,9 +154,9 @@ def test_source_window_holds_all_that_a_tile_needs(angle, scale, shift, perspect
 
 
 def test_source_window_is_empty_away_from_the_frame_and_tight_inside():
-    far = warp.source_window(turn(0, (1000.0, 0.0)), 0, 0, 16, 16, 64, 64, warp.LANCZOS3_HALO)
+    far = warp.source_window(turn(0, (1000.0, 0.0)), 0, 0, 16, 16, 64, 64, 3)
     assert far[0] == far[2]
-    near = warp.source_window(turn(0, (0.5, 0.5)), 20, 24, 10, 8, 64, 64, warp.LANCZOS3_HALO)
+    near = warp.source_window(turn(0, (0.5, 0.5)), 20, 24, 10, 8, 64, 64, 3)
     assert near[2] - near[0] <= 10 + 7 and near[3] - near[1] <= 8 + 7
 
 

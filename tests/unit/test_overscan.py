@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from wbpy.errors import ConfigError
+from wbpy.rules import load_rules
 from wbpy.stages.overscan import (
     CorrectedReader,
     Overscan,
@@ -44,9 +45,52 @@ def test_header_sections_are_counted_from_one_with_ends_included() -> None:
     assert from_header({"BIASSEC": "none", "TRIMSEC": 4}) is None
 
 
+def test_sections_of_several_amplifiers_each_correct_their_own_part() -> None:
+    halves = {
+        "BIASSEC1": "[1:10,1:50]",
+        "DATASEC1": "[11:60,1:50]",
+        "BIASSEC2": "[111:120,1:50]",
+        "TRIMSEC2": "[61:110,1:50]",
+        "BIASSEC": "[1:10,1:50]",
+    }
+    regions = ((Rect(0, 10, 0, 50), Rect(10, 60, 0, 50)), (Rect(110, 120, 0, 50), Rect(60, 110, 0, 50)))
+    assert from_header(halves) == Overscan(regions, Rect(10, 110, 0, 50))
+    assert from_header({**halves, "TRIMSEC": "[13:108,3:48]"}) == Overscan(regions, Rect(12, 108, 2, 48))
+    four = {f"{name}{n}": f"[{n},1:9]" for name in ("BIASSEC", "TRIMSEC") for n in range(1, 5)}
+    assert from_header(four) is None
+    four = {f"{name}{n}": f"[{n}:{n},1:9]" for name in ("BIASSEC", "TRIMSEC") for n in range(1, 5)}
+    assert len(from_header(four).regions) == 4
+
+
+def test_section_of_the_data_serves_where_none_is_to_be_kept() -> None:
+    cards = {"BIASSEC": "[101:110,1:50]", "DATASEC": "[3:100,1:50]"}
+    assert from_header(cards) == Overscan(((Rect(100, 110, 0, 50), Rect(2, 100, 0, 50)),), Rect(2, 100, 0, 50))
+
+
+def test_rectangles_turn_with_the_rows() -> None:
+    there = from_settings(["0:60;0:4 > 6:54;4:40"], "6:54;4:38")
+    image = frame()
+    image[:4] -= 100
+    up = CorrectedReader(Whole(image[::-1].copy(), "x"), there.turned(40)).read(0, 34)
+    np.testing.assert_array_equal(up[::-1], CorrectedReader(Whole(image, "x"), there).read(0, 34))
+
+
+def test_what_is_known_of_cameras_describes_their_frames() -> None:
+    known = [one for sensor in load_rules().sensors.values() for one in sensor.overscan]
+    assert known
+    for one in known:
+        found = from_settings(one.regions, one.image)
+        assert found.matches((one.height, one.width))
+        assert found.on_whole_cells(2) == found
+        # No source reaches into what it corrects, nor into the picture.
+        for source, target in (*found.regions, *((source, found.image) for source, _ in found.regions)):
+            apart = source.x1 <= target.x0 or source.x0 >= target.x1 or source.y1 <= target.y0 or source.y0 >= target.y1
+            assert apart
+
+
 def test_picture_of_a_mosaic_begins_on_even_pixels() -> None:
     odd = Overscan(((Rect(0, 3, 0, 9), Rect(3, 9, 0, 9)),), Rect(3, 9, 1, 9))
-    assert odd.on_even_origin().image == Rect(4, 9, 2, 9)
+    assert odd.on_whole_cells(2).image == Rect(4, 9, 2, 9)
 
 
 def frame() -> np.ndarray:

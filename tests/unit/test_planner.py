@@ -56,6 +56,7 @@ def test_each_light_group_passes_through_all_stages():
         "normalize/integration-M42-Ha-300s",
         "weigh/integration-M42-Ha-300s",
         "integrate/integration-M42-Ha-300s",
+        "crop/registration-M42",
     ]
     assert step(plan, "masters/flat-Ha-2026-01-05").inputs == {
         "frames": ("flat-Ha-2026-01-05",),
@@ -222,9 +223,9 @@ def test_rejection_and_limits_set_by_the_user_stay():
     ("algorithm", "limits"),
     [
         ("percentile", (0.2, 0.1)),
-        ("esd", (1.0, 0.05)),
-        ("rcr", (0.1, 0.1)),
-        ("linear", (5.0, 3.5)),
+        ("esd", (1.0, 0.02)),
+        ("rcr", (0.01, 0.01)),
+        ("linear", (5.0, 4.0)),
         ("minmax", (1.0, 1.0)),
     ],
 )
@@ -302,10 +303,11 @@ def test_same_inputs_give_the_same_bytes_in_any_order():
 
 def test_estimate_counts_files_store_and_what_is_kept():
     plain = planned(night()).estimate
-    # 8 lights and 18 calibration frames of 242,880 bytes are read, flats twice; 8 calibrated frames again.
-    assert plain.bytes_read == 242_880 * (8 + 18 + 6) + 8 * 4 * 400 * 300
-    # 8 calibrated frames, 3 masters, an integration and its two maps.
-    assert plain.bytes_written == 4 * 400 * 300 * (8 + 3 + 3)
+    # 8 lights and 18 calibration frames of 242,880 bytes are read, flats twice; 8 calibrated frames again, and the
+    # integration to be cropped.
+    assert plain.bytes_read == 242_880 * (8 + 18 + 6) + (8 + 1) * 4 * 400 * 300
+    # 8 calibrated frames, 3 masters, an integration, its two maps and its crop.
+    assert plain.bytes_written == 4 * 400 * 300 * (8 + 3 + 3 + 1)
     kept = planned(night(), "run.keep=registered,calibrated").estimate
     assert kept.bytes_written - plain.bytes_written == 4 * 400 * 300 * 16
     colour = planned(frames(4, "light", cfa="RGGB")).estimate

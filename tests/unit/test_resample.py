@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from wbpy.stages.debayer import DebayerParams
-from wbpy.stages.integrate import IntegrateParams, resample, tile_side
+from wbpy.stages.integrate import IntegrateParams, Light, resample, tile_side
 
 HEIGHT, WIDTH = 90, 110
 
@@ -28,11 +28,12 @@ class Frame:
 
 def tiled(frame: Frame, matrix: NDArray[np.float64], cfa: NDArray[np.uint8] | None, side: int, **options: str):
     parameters, debayering = IntegrateParams(), DebayerParams(**options)
+    light = Light(frame, matrix, (), (), ())
     out = np.empty((1 if cfa is None else 3, HEIGHT, WIDTH), np.float32)
     for y in range(0, HEIGHT, side):
         for x in range(0, WIDTH, side):
             part = np.empty((out.shape[0], min(side, HEIGHT - y), min(side, WIDTH - x)), np.float32)
-            resample(parameters, debayering, frame, matrix, cfa, part, x, y)
+            resample(parameters, debayering, light, cfa, part, x, y)
             out[:, y : y + side, x : x + side] = part
     return out
 

@@ -6,17 +6,20 @@ reuses its results says the same again without reading a pixel.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from wbpy.engine.context import Context, FrameReader
+from wbpy.engine.results import cfa_matrix
 from wbpy.engine.store import make_key
 from wbpy.errors import ReadError
 from wbpy.model import Frame, Group, Step
-from wbpy.stages import checks
+from wbpy.stages import checks, levels
 from wbpy.stages.checks import FrameStatistics, Measured, Observation
+from wbpy.stages.levels import PlaneLevels
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 
     from wbpy.engine.results import MasterFile, Treated
 
-_VERSION = 1
+_VERSION = 3
 """Raised whenever the statistics or the observations change."""
 _ALIKE = ("camera", "gain", "offset", "iso", "xbinning", "ybinning", "width", "height")
 """What two groups share whose levels may be compared."""
@@ -35,7 +38,7 @@ _FEW = 3
 def check_set(context: Context, step: Step) -> None:
     """Report what the frames of a step's calibration group show."""
     group = context.groups[step.group]
-    frames = _measured(context, group.frames)
+    frames = measured(context, group.frames)
     if not frames:
         return
     bias = [] if group.role == "bias" else _companion(context, group, "bias")
@@ -72,17 +75,19 @@ def check_lights(
         return
     sources = {name: source for name in ("dark", "bias", "flat") for source in step.inputs.get(name, ())}
     sets = {name: (source, _of_source(context, source)) for name, source in sources.items()}
-    raw = _measured(context, _few(group.frames, _FEW))
+    raw = measured(context, _few(group.frames, _FEW))
     seen = checks.compare_sets(context.rules, group.id, raw, {name: pair for name, pair in sets.items() if pair[1]})
     for source in sources.values():
         found = context.groups.get(source)
         if found is not None and found.is_master and found.role in ("dark", "bias", "flat_dark"):
             bias = _level(_companion(context, found, "bias")) if found.role != "bias" else None
-            seen += checks.pre_calibrated(context.rules, _measured(context, found.frames), bias)
+            seen += checks.pre_calibrated(context.rules, measured(context, found.frames), bias)
     few = _few(lights, checks.MOST_LIGHTS)
+    offset = _level(_companion(context, group, "bias"))
     key = make_key(
         "checks",
         _VERSION,
+        offset,
         [light.key for light in few],
         [[name, done[source].key] for name, source in sorted(sources.items()) if source in done],
         {id: rule.limits for id, rule in context.rules.findings.items() if id.startswith("CHK")},
@@ -98,6 +103,9 @@ def check_lights(
             flat=masters.get("flat"),
             dark=masters.get("dark"),
             bias=masters.get("bias"),
+            offset_dn=offset,
+            # Each light under way stands in memory, and one that was read ahead.
+            spread=functools.partial(context.map, limit=context.workers + 1),
         )
         context.store.put_record(key, {"seen": [[one.id, one.subject, one.evidence] for one in found_out]})
     else:
@@ -141,6 +149,8 @@ def _pixels(lights: Sequence[Treated]) -> Iterator[tuple[str, npt.NDArray[np.flo
 
 def _report(context: Context, seen: Sequence[Observation]) -> None:
     said = {(finding.id, finding.subject) for finding in context.findings}
+    # What the plan told from the headers is not told again from the frames.
+    said |= {("CHK011", subject) for id, subject in said if id == "MAT016"}
     for one in seen:
         if (one.id, one.subject) not in said:
             said.add((one.id, one.subject))
@@ -156,7 +166,7 @@ def _few(items: Sequence[Any], most: int) -> list[Any]:
 
 def _of_source(context: Context, source: str) -> list[Measured]:
     group = context.groups.get(context.steps[source].group if source in context.steps else source)
-    return [] if group is None else _measured(context, group.frames)
+    return [] if group is None else measured(context, group.frames)
 
 
 def _companion(context: Context, group: Group, role: str, most: int = 1000) -> list[Measured]:
@@ -167,7 +177,7 @@ def _companion(context: Context, group: Group, role: str, most: int = 1000) -> l
             continue
         first = context.frames[other.frames[0]]
         if all(getattr(first, field) == getattr(own, field) for field in _ALIKE):
-            return _measured(context, _few(other.frames, most))
+            return measured(context, _few(other.frames, most))
     return []
 
 
@@ -177,11 +187,22 @@ def _level(frames: Sequence[Measured]) -> float | None:
     return float(np.median([one.statistics.level for one in frames])) if frames else None
 
 
-def _measured(context: Context, paths: Sequence[str]) -> list[Measured]:
+def measured(context: Context, paths: Sequence[str]) -> list[Measured]:
     """Return the frames that can be read with their statistics, in order."""
     frames = [context.frames[path] for path in paths if path in context.frames]
     found = context.map(lambda frame: _statistics(context, frame), frames)
     return [Measured(frame, numbers) for frame, numbers in zip(frames, list(found), strict=True) if numbers is not None]
+
+
+def table_rows(one: Measured) -> list[tuple[str | float | int, ...]]:
+    """Return the rows of a frame in the table of statistics, one for each plane."""
+    names = levels.plane_names(cfa_matrix(one.frame))
+    return [
+        PlaneLevels(
+            name, plane.mean, plane.median, plane.mad, plane.minimum, plane.maximum, plane.at_zero, plane.high
+        ).row()
+        for name, plane in zip(names, one.statistics.planes, strict=True)
+    ]
 
 
 def _statistics(context: Context, frame: Frame) -> FrameStatistics | None:

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from wbpy.engine import memory
 from wbpy.engine.events import Event, Listener
 from wbpy.engine.store import Store, StoredImage, make_key
 from wbpy.errors import Cancelled
 from wbpy.findings import make_finding
-from wbpy.io.images import open_image
+from wbpy.io.images import ImageFile, open_image
 from wbpy.model import Finding, Frame, FrameResult, Group, Plan, Product, Scalar, Step
 from wbpy.rules import Rules
 from wbpy.stages import STAGES
@@ -57,7 +58,8 @@ class FrameReader:
         self._decoded: StoredImage | None = None
         with open_image(frame.path, frame.dn_per_unit) as image:
             self._shape = (image.height, image.width)
-            self._banded = image.banded
+            # Of a file that is decoded as a whole this object would hold the pixels.
+            self._image = image if image.banded else None
 
     @property
     def name(self) -> str:
@@ -71,18 +73,21 @@ class FrameReader:
 
     def read(self, y0: int, y1: int) -> npt.NDArray[np.float32]:
         """Return rows as (y1 - y0, width) float32, DN."""
-        if not self._banded and self._store is not None:
+        if self._image is None and self._store is not None:
             return self._staged(self._store).read(y0, y1, 0, self._shape[1])
-        with open_image(self.frame.path, self._dn_per_unit) as image:
+        with self._open() as image:
             return image.read(y0, y1)
 
     def words(self, y0: int, y1: int) -> tuple[npt.NDArray[np.uint16], float] | None:
         """Return the stored big-endian words of these rows and BZERO; None for other layouts."""
-        if not self._banded:
+        if self._image is None:
             return None
-        with open_image(self.frame.path, self._dn_per_unit) as image:
+        with self._image.reopen() as image:
             words = image.words(y0, y1)
             return None if words is None else (words, image.bzero)
+
+    def _open(self) -> ImageFile:
+        return open_image(self.frame.path, self._dn_per_unit) if self._image is None else self._image.reopen()
 
     def _staged(self, store: Store) -> StoredImage:
         """Return the decoded image in the store, put there at the first call."""
@@ -146,7 +151,7 @@ class Context:
         self.findings: list[Finding] = list(plan.findings)
         self.frame_results: dict[str, FrameResult] = {}
         self.products: list[Product] = []
-        self.timings: dict[str, float] = {stage.name: 0.0 for stage in STAGES}
+        self.timings: dict[str, float] = {**{stage.name: 0.0 for stage in STAGES}, "checks": 0.0}
         self._pool = pool
         self._listeners = listeners
         self._cancel = cancel
@@ -248,5 +253,9 @@ class Context:
         """Return the bytes that are left of the limit beside what the process holds now, at least 64 MB."""
         import psutil
 
-        used = int(psutil.Process().memory_info().rss)
+        process = psutil.Process()
+        used = int(process.memory_info().rss)
+        if 2 * used > self.memory:
+            memory.give_back()
+            used = int(process.memory_info().rss)
         return max(64_000_000, self.memory - used - 32_000_000)

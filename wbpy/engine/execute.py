@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import platform
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
 
 from wbpy.config import memory_limit_bytes
-from wbpy.engine import checking
+from wbpy.engine import checking, memory
 from wbpy.engine.approving import approve_lights
 from wbpy.engine.context import Context
+from wbpy.engine.drizzling import drizzle_lights
 from wbpy.engine.events import Listener
+from wbpy.engine.finishing import combine_colours, crop_pictures
+from wbpy.engine.framing import frame_lights
 from wbpy.engine.integrating import integrate_lights
 from wbpy.engine.logfile import LogFiles
 from wbpy.engine.mastering import make_master
@@ -29,10 +33,13 @@ from wbpy.engine.speed import cores
 from wbpy.engine.treating import treat_lights
 from wbpy.engine.warmup import warm_up
 from wbpy.engine.weighing import weigh_lights
-from wbpy.errors import Cancelled
+from wbpy.errors import BusyError, Cancelled
 from wbpy.io.products import write_atomic
 from wbpy.model import Outcome, Plan, Run, Step, StepResult, encode
 from wbpy.rules import Rules
+
+LOCK = ".lock"
+"""File in the output folder that a run holds while it works."""
 
 
 def execute(
@@ -63,17 +70,45 @@ def execute(
     Run
         Whose outcome is the worst of its steps': failed and blocked steps make it ``failed`` when no product came
         out, else ``partial``.
+
+    Raises
+    ------
+    BusyError
+        If another run is working in the output folder.
     """
     out = Path(plan.out) if out is None else Path(out).absolute()
     out.mkdir(parents=True, exist_ok=True)
+    with _alone(out):
+        return _execute(plan, rules, out, listeners, cancel or threading.Event())
+
+
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Keep other runs out of an output folder; the system drops the lock of a process that was killed."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(out / LOCK)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise BusyError(
+            f"{out}: another run is working in this folder; wait for its end, or choose another folder with -o"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _execute(plan: Plan, rules: Rules, out: Path, listeners: Sequence[Listener], cancel: threading.Event) -> Run:
     log = LogFiles(out / "logs", time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()))
     settings = plan.settings["run"]
     workers = settings["workers"].value or cores()
-    memory = memory_limit_bytes(settings["memory_limit"].value)
+    limit = memory_limit_bytes(settings["memory_limit"].value)
     try:
         log.write_plan(plan)
-        with ThreadPoolExecutor(workers, thread_name_prefix="wbpy") as pool:
-            context = Context(plan, rules, out, pool, workers, memory, [log, *listeners], cancel or threading.Event())
+        with memory.kept(), ThreadPoolExecutor(workers, thread_name_prefix="wbpy") as pool:
+            context = Context(plan, rules, out, pool, workers, limit, [log, *listeners], cancel)
             run = _walk(context, str(log.path))
             log.write_run(run)
             return run
@@ -147,12 +182,14 @@ def _dispatch(
 ) -> tuple[Outcome, str]:
     if step.stage == "masters":
         made = make_master(context, step, done)
-        checking.check_set(context, step)
+        with _counted_apart(context, step):
+            checking.check_set(context, step)
         return made
     if step.stage == "calibrate":
         fused_steps = _fused(context.plan, step)
         made = treat_lights(context, fused_steps, done, treated)
-        checking.check_lights(context, fused_steps, done, treated)
+        with _counted_apart(context, step):
+            checking.check_lights(context, fused_steps, done, treated)
         return made
     if step.stage in ("linedefects", "cosmetic", "measure"):
         # Done together with the calibration of the same lights, in one reading.
@@ -164,6 +201,8 @@ def _dispatch(
         return choose_reference(context, step, treated, decisions)
     if step.stage == "register":
         return register_lights(context, step, treated, decisions)
+    if step.stage == "framing":
+        return frame_lights(context, step, treated, decisions)
     if step.stage == "normalize":
         return normalize_lights(context, step, treated, decisions)
     if step.stage == "weigh":
@@ -172,7 +211,26 @@ def _dispatch(
         return "done", "tile by tile during the integration"
     if step.stage == "integrate":
         return integrate_lights(context, step, _upstream(context.plan, step), treated, decisions)
+    if step.stage == "drizzle":
+        return drizzle_lights(context, step, _upstream(context.plan, step), treated, decisions)
+    if step.stage == "crop":
+        return crop_pictures(context, step, treated, decisions)
+    if step.stage == "rgb":
+        return combine_colours(context, step, treated, decisions)
     raise ValueError(f"{step.id}: no such stage in this version: {step.stage}")
+
+
+@contextlib.contextmanager
+def _counted_apart(context: Context, step: Step) -> Iterator[None]:
+    """Count the time that the block takes as that of the checks, not of the step's stage."""
+    started = time.monotonic()
+    try:
+        yield
+    finally:
+        seconds = time.monotonic() - started
+        context.timings["checks"] += seconds
+        if step.stage == "masters":
+            context.timings["masters"] -= seconds
 
 
 def _fused(plan: Plan, first: Step) -> dict[str, Step]:

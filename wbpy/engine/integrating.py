@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wbpy.engine import products
+from wbpy.engine.astrometry import sky_of
 from wbpy.engine.context import Context
 from wbpy.engine.keeping import kept_path, write_kept
-from wbpy.engine.results import Decisions, Treated, cfa_matrix, leader_of
+from wbpy.engine.results import Decisions, Integrated, Treated, cfa_matrix, grid_of, leader_of
 from wbpy.engine.store import make_key
 from wbpy.io.preview import write_preview
-from wbpy.io.products import FitsWriter
 from wbpy.model import Frame, Outcome, Product, Step
 from wbpy.stages import debayer, integrate
 from wbpy.stages.debayer import DebayerParams
@@ -23,6 +23,12 @@ from wbpy.stages.integrate import Counts, IntegrateParams, Light
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+    from wbpy.io.wcs import Wcs
+
+
+COLOURS = "RGB"
+"""Channels of frames with a CFA, in order."""
 
 
 def integrate_lights(
@@ -76,10 +82,27 @@ def integrate_lights(
             weights[path],
             normalized[path].surfaces,
             normalized[path].surface_step,
+            decisions.transforms[path].displacement,
+            decisions.transforms[path].displacement_step,
+            saturation=treated[path].numbers.get("saturation_dn") or math.inf,
+            fwhm=treated[path].measurement.fwhm,
+            noise=treated[path].measurement.noise,
+            background=treated[path].measurement.background,
+            e_per_dn=treated[path].frame.e_per_dn,
+            sided=normalized[path].sided,
+            judged=normalized[path].judged,
         )
         for path in paths
     ]
-    height, width = treated[leader].image.shape
+    height, width = grid_of(context, treated, decisions, paths).shape
+    sky = sky_of(context, step, treated, decisions, paths)
+    side = debayer.joined(debayer_params, cfa)
+    if cfa is not None and side > 1:
+        samples = (np.bincount(cfa.ravel(), minlength=3) * side * side // cfa.size).tolist()
+        lights = [integrate.on_joined_pixels(light, side, samples) for light in lights]
+        height, width = height // side, width // side
+        middle = (side - 1) / 2
+        sky = sky and sky.moved(np.array([[side, 0.0, middle], [0.0, side, middle], [0.0, 0.0, 1.0]]))
     key = make_key(
         context.params_key(step),
         context.params_key(debayer_step) if debayer_step else None,
@@ -92,9 +115,13 @@ def integrate_lights(
                 light.offset,
                 light.weight,
                 [surface.tolist() for surface in light.surfaces],
+                [light.displacement.tolist(), light.displacement_step],
+                [light.fwhm, light.noise, light.background, light.e_per_dn],
+                [[nodes.tolist() for nodes in light.sided], light.judged],
             ]
             for path, light in zip(paths, lights, strict=True)
         ],
+        None if sky is None else [list(card) for card in sky.cards()],
     )
     files = {
         artifact.name: context.out / Path(artifact.path or "").relative_to(context.plan.out)
@@ -103,54 +130,92 @@ def integrate_lights(
     abouts = {name: context.store.product(make_key(key, name), path) for name, path in files.items()}
     frames = [treated[path].frame for path in paths]
     _write_resampled(context, params, debayer_params, debayer_step, frames, lights, (height, width), key, chain)
-    about = abouts["integration"]
-    if about is not None and all(value is not None for value in abouts.values()):
+    # The first output is the picture, or the red one of three.
+    main = next(iter(files))
+    about = abouts[main]
+    drizzled = any((other.stage, other.group) == ("drizzle", step.group) for other in context.plan.steps)
+    refused = make_key("refused", key)
+    pedestal = _needed_pedestal(params, treated, decisions, step.group, paths)
+    decisions.integrated[step.group] = Integrated(
+        tuple(paths), tuple(lights), (height, width), key, refused, pedestal, sky, bool(lost)
+    )
+    known = not drizzled or context.store.bits(refused) is not None
+    if about is not None and known and all(value is not None for value in abouts.values()):
         why = "lights, decisions, parameters and files are unchanged"
         outcome = "partial" if lost else "reused"
     else:
         why = f"made from {len(paths)} lights"
-        pedestal = _pedestal(context, step, params, treated, decisions, paths)
+        if pedestal and params.pedestal == "auto":
+            context.find("INT003", step.id, pedestal_dn=pedestal)
         counts = Counts(*(np.zeros(len(paths), np.int64) for _ in range(3)))
-        strips = integrate.run(params, debayer_params, context.work(step), lights, (height, width), cfa, counts)
-        about, middle = _write_integration(
-            context, step, chain, strips, files, frames, treated[leader].frame, (channels, height, width), pedestal, key
-        )
+        headers = _headers(context, files, frames, treated[leader].frame, sky, side, height, key)
+        shape = channels, height, width
+        with contextlib.ExitStack() as stack:
+            bits = (channels, len(lights), height, width)
+            sink = stack.enter_context(context.store.put_bits(refused, bits)) if drizzled else None
+            work = context.work(step)
+            strips = integrate.run(params, debayer_params, work, lights, (height, width), cfa, counts, sink)
+            about, middle = _write_integration(params, chain, strips, files, frames, headers, shape, pedestal)
         offered = np.maximum(counts.offered, 1)
         about["rejected_low"] = (counts.low / offered).tolist()
         about["rejected_high"] = (counts.high / offered).tolist()
-        noises = [treated[path].measurement.noise[channels // 2] for path in paths]
+        noises = [light.noise[channels // 2] for light in lights]
         found = integrate.quality(params, debayer_params, middle, lights, noises, (height, width), cfa)
         about["quality"] = found.numbers()
         for name, path in files.items():
-            context.store.put_product(make_key(key, name), path, about if name == "integration" else {})
+            context.store.put_product(make_key(key, name), path, about if name == main else {})
     _report(context, step, about, paths)
     excluded = len(group.frames) - len(paths)
     if lost:
         context.find("INT001", step.id, lost=len(lost), used=len(paths), names=", ".join(Path(p).name for p in lost))
     for name, path in files.items():
-        kind = {artifact.name: artifact.kind for artifact in step.outputs}[name]
         exposures = [frame.exposure for frame in frames if frame.exposure is not None]
         context.products.append(
             Product(
-                kind=kind if name in ("integration", "preview") else name,
+                kind=_split_name(name, channels)[0],
                 path=str(path),
                 group=step.group,
                 frames_used=len(paths),
                 frames_excluded=excluded,
                 exposure_total=round(sum(exposures), 6) if exposures else None,
                 outcome=outcome,
-                measurements=about["quality"] if name == "integration" else {},
+                measurements=about["quality"] if name == main else {},
             )
         )
     return outcome, why
 
 
-def _pedestal(
+def _headers(
     context: Context,
-    step: Step,
+    files: dict[str, Path],
+    frames: Sequence[Frame],
+    reference: Frame,
+    sky: Wcs | None,
+    side: int,
+    height: int,
+    key: str,
+) -> dict[str, list[products.Card]]:
+    """Return the cards of every file of an integration whose pixels are `side` of a light's, by name of the output."""
+    assumed = context.plan.settings["scan"]["row_order"].value
+    headers = {}
+    for name, path in files.items():
+        what, planes = _split_name(name, len(COLOURS))
+        cards = [
+            (keyword, side * value if side > 1 and keyword in products.PIXEL_SIZES else value, comment)
+            for keyword, value, comment in products.integration_cards(frames, reference, what, key, assumed)
+        ]
+        if what != name:
+            cards = [card for card in cards if card[0] != "FILTER"]
+            cards.append(("FILTER", COLOURS[planes.start], "channel of frames with a CFA"))
+        headers[name] = cards + products.sky_cards(sky, path, reference.row_order or assumed, height)
+    return headers
+
+
+def _needed_pedestal(
     params: IntegrateParams,
     treated: dict[str, Treated],
     decisions: Decisions,
+    group: str,
     paths: Sequence[str],
 ) -> float:
     """Return the DN to add to the result, so that cutting it to [0, 1] loses no noise below a faint background.
@@ -161,7 +226,7 @@ def _pedestal(
     """
     if params.pedestal != "auto":
         return float(params.pedestal)
-    normalized = decisions.normalizations[step.group]
+    normalized = decisions.normalizations[group]
     needed = 0.0
     for c in range(len(normalized[paths[0]].scale)):
         noise = max(normalized[path].scale[c] * treated[path].measurement.noise[c] for path in paths)
@@ -170,23 +235,18 @@ def _pedestal(
             for path in paths
         )
         needed = max(needed, 5 * noise - level)
-    pedestal = float(math.ceil(needed)) if needed > 0 else 0.0
-    if pedestal:
-        context.find("INT003", step.id, pedestal_dn=pedestal)
-    return pedestal
+    return float(math.ceil(needed)) if needed > 0 else 0.0
 
 
 def _write_integration(
-    context: Context,
-    step: Step,
+    params: IntegrateParams,
     chain: Sequence[Step],
     strips: Any,
     files: dict[str, Path],
     frames: Sequence[Frame],
-    leader: Frame,
+    headers: dict[str, list[products.Card]],
     shape: tuple[int, int, int],
     pedestal: float,
-    key: str,
 ) -> tuple[dict[str, Any], npt.NDArray[np.float32]]:
     """Write result, maps and preview as the strips arrive.
 
@@ -195,24 +255,28 @@ def _write_integration(
     import numpy as np
 
     notes = products.history(chain, {}, frames)
-    size = shape if shape[0] > 1 else shape[1:]
     thumbnail = products.Thumbnail(shape)
-    cards = products.integration_cards(frames, leader, "integration", key)
-    if pedestal:
-        cards.append(("PEDESTAL", round(pedestal), "[DN] added to the result"))
+    added: list[products.Card] = [("PEDESTAL", round(pedestal), "[DN] added to the result")] if pedestal else []
     below = above = uncovered = 0
-    files["integration"].parent.mkdir(exist_ok=True)
-    writers = {"integration": FitsWriter(files["integration"], size, cards, notes)}
-    for name in files.keys() - {"integration", "preview"}:
-        map_cards = products.integration_cards(frames, leader, name, key)
-        writers[name] = FitsWriter(files[name], size, map_cards, notes[:0])
+    files["preview"].parent.mkdir(exist_ok=True)
+    maps = ("rejection_low", "rejection_high", *params.maps)
     # Variance in the unit of the picture.
-    units = {"variance": np.float32(1 / products.DN_RANGE**2)}
+    units = {name: np.float32(1 / products.DN_RANGE**2) for name in ("variance", "variance_expected")}
     y0, y1, x0, x1 = integrate.middle_of(shape[1:])
     middle = np.empty((y1 - y0, x1 - x0), np.float32)
-    with contextlib.ExitStack() as stack:
-        for writer in writers.values():
-            stack.enter_context(writer)
+    with products.PictureFiles() as pictures:
+        sheets: dict[str, list[tuple[str, slice]]] = {}
+        for name, path in files.items():
+            if name == "preview":
+                continue
+            what, planes = _split_name(name, shape[0])
+            size = (planes.stop - planes.start, *shape[1:]) if planes.stop - planes.start > 1 else shape[1:]
+            is_picture = what == "integration"
+            inside = [what, *(one for one in maps if is_picture and one not in files)]
+            images = [(f"{name}/{one}", one, size) for one in inside]
+            for one in inside:
+                sheets.setdefault(one, []).append((f"{name}/{one}", planes))
+            pictures.add(path, images, headers[name] + (added if is_picture else []), notes if is_picture else ())
         for strip in strips:
             rows = slice(max(y0, strip.y0), min(y1, strip.y0 + strip.image.shape[1]))
             if rows.start < rows.stop:
@@ -225,15 +289,23 @@ def _write_integration(
             uncovered += int(np.count_nonzero(np.isnan(image)))
             written = {"integration": pixels, "rejection_low": strip.low, "rejection_high": strip.high}
             written |= {name: plane * units.get(name, np.float32(1)) for name, plane in strip.maps.items()}
-            for name, planes in written.items():
-                for channel in range(shape[0]):
-                    writers[name].write_rows(channel, strip.y0, planes[channel])
-        for writer in writers.values():
-            writer.commit()
+            for what, image in written.items():
+                for sheet, planes in sheets.get(what, ()):
+                    for channel, plane in enumerate(image[planes]):
+                        pictures.write_rows(sheet, channel, strip.y0, plane)
+        pictures.commit()
     small = thumbnail.image()
     write_preview(files["preview"], small if shape[0] > 1 else small[0])
     total = math.prod(shape)
     return {"below": below / total, "above": above / total, "uncovered": uncovered / total}, middle
+
+
+def _split_name(name: str, channels: int) -> tuple[str, slice]:
+    """Return what an output of the step holds, and which planes of it: ``integration_R`` is the first one."""
+    for channel, letter in enumerate(COLOURS):
+        if name == f"integration_{letter}":
+            return "integration", slice(channel, channel + 1)
+    return name, slice(0, channels)
 
 
 def _report(context: Context, step: Step, about: dict[str, Any], paths: Sequence[str]) -> None:
@@ -297,6 +369,6 @@ def _write_resampled(
                 for y in range(0, shape[0], side):
                     for x in range(0, shape[1], side):
                         tile = np.empty((planes.shape[0], min(side, shape[0] - y), min(side, shape[1] - x)), np.float32)
-                        integrate.resample(params, debayer_params, light.window, light.matrix, cfa, tile, x, y)
+                        integrate.resample(params, debayer_params, light, cfa, tile, x, y)
                         planes[:, y : y + side, x : x + side] = tile
                 write_kept(context, frame, "registered", planes if cfa is not None else planes[0], own, chain)

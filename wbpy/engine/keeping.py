@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def write_statistics(context: Context, group: Group, rows: Sequence[tuple[str, Sequence[Sequence[Any]]]]) -> None:
-    """Write the statistics of a group's frames as CSV: one line for each frame and plane."""
+    """Write the statistics of a group's frames as CSV, one line for each frame and plane, and say them in the logs."""
     import csv
     import io
     import re
@@ -34,7 +34,25 @@ def write_statistics(context: Context, group: Group, rows: Sequence[tuple[str, S
             table.writerow([path, *plane])
     folder = context.out / "statistics"
     folder.mkdir(exist_ok=True)
-    write_atomic(folder / f"{re.sub(r'[^A-Za-z0-9._+-]+', '_', group.id)}.csv", text.getvalue().encode("utf-8"))
+    saved = folder / f"{re.sub(r'[^A-Za-z0-9._+-]+', '_', group.id)}.csv"
+    write_atomic(saved, text.getvalue().encode("utf-8"))
+    step = next((step for step in context.plan.steps if step.group == group.id), None)
+    context.say(
+        f"Raw frames of {group.id} as in {saved.name}: mean, median, MAD, minimum, maximum in DN, pixels at zero, "
+        f"pixels from {levels.HIGH_DN:.0f} DN on",
+        step,
+        frames=len(rows),
+    )
+    for file, planes in rows:
+        told = "; ".join(
+            f"{plane[0]} {' '.join(f'{number:.6g}' for number in plane[1:6])} {plane[6]} {plane[7]}" for plane in planes
+        )
+        numbers = {
+            f"{name}_{plane[0].lower()}": value
+            for plane in planes
+            for name, value in zip(levels.COLUMNS[1:], plane[1:], strict=True)
+        }
+        context.say(f"{Path(file).name}: {told}", step, path=file, **numbers)
 
 
 def kept_path(context: Context, frame: Frame, kind: str) -> Path:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wbpy.engine import overscanning, products
-from wbpy.engine.context import Context
+from wbpy.engine import checking, overscanning, products
+from wbpy.engine.context import Context, FrameReader
 from wbpy.engine.keeping import write_statistics
 from wbpy.engine.overscanning import RawReader
 from wbpy.engine.results import MasterFile, cfa_matrix
@@ -17,7 +17,7 @@ from wbpy.engine.sources import exposure_and_temperature, finite_median, provide
 from wbpy.engine.store import make_key
 from wbpy.io.products import write_fits
 from wbpy.model import Frame, Outcome, Product, Step
-from wbpy.stages import masters
+from wbpy.stages import levels, masters
 from wbpy.stages.masters import MastersParams
 
 if TYPE_CHECKING:
@@ -57,7 +57,10 @@ def make_master(context: Context, step: Step, done: dict[str, MasterFile]) -> tu
     key = make_key(
         context.params_key(step),
         role,
-        [[context.digest(frame.path), frame.dn_per_unit, frame.pedestal] for frame in frames],
+        [
+            [digest, frame.dn_per_unit, frame.pedestal]
+            for digest, frame in zip(context.map(context.digest, [frame.path for frame in frames]), frames, strict=True)
+        ],
         provider.key if provider else None,
         *overscanning.settings_key(context),
     )
@@ -74,7 +77,7 @@ def make_master(context: Context, step: Step, done: dict[str, MasterFile]) -> tu
             _Lowered(reader, pedestal - common) if pedestal != common else reader
             for reader, pedestal in zip(readers, pedestals, strict=True)
         ]
-        master = masters.run(params, context.work(step), lowered, role, calibration, cfa_matrix(frames[0]))
+        master = masters.run(params, context.work(step), lowered, role, calibration)
         # Without an offset the noise of a master reaches below zero, where a file would cut it.
         lift = 0.0 if role == "flat" else float(max(0, math.ceil(-_least(master.image))))
         about = {
@@ -84,7 +87,7 @@ def make_master(context: Context, step: Step, done: dict[str, MasterFile]) -> tu
             "rejected_low": list(master.rejected_low),
             "rejected_high": list(master.rejected_high),
             "noise": dataclasses.asdict(master.noise),
-            "statistics": [[plane.row() for plane in planes] for planes in master.frames],
+            "statistics": _statistics(context, readers),
         }
         pixels, _, _ = products.to_unit_range(master.image + np.float32(lift) if lift else master.image)
         path.parent.mkdir(exist_ok=True)
@@ -92,7 +95,9 @@ def make_master(context: Context, step: Step, done: dict[str, MasterFile]) -> tu
         write_fits(
             path,
             pixels,
-            products.master_cards(role, frames, frames[0].cfa, key) + _master_numbers(about),
+            products.master_cards(role, frames, frames[0].cfa, key)
+            + overscanning.size_cards(frames[0], pixels.shape)
+            + _master_numbers(about),
             products.history([step], names, frames),
         )
         context.store.put_product(key, path, about)
@@ -131,8 +136,20 @@ def make_master(context: Context, step: Step, done: dict[str, MasterFile]) -> tu
         about["noise"]["measured"],
         *exposure_and_temperature(frames),
         overscan=level,
+        level=about["level_dn"],
     )
     return outcome, why
+
+
+def _statistics(context: Context, readers: Sequence[RawReader]) -> list[list[tuple[str | float | int, ...]]]:
+    """Return the rows of each frame in the table of statistics.
+
+    The checks have counted the levels of whole raw frames; what is left after an overscan is counted here.
+    """
+    if all(isinstance(reader, FrameReader) for reader in readers):
+        return [checking.table_rows(one) for one in checking.measured(context, [r.frame.path for r in readers])]
+    tables = context.map(lambda reader: levels.of_frame(reader, cfa_matrix(reader.frame)), readers)
+    return [[plane.row() for plane in planes] for planes in tables]
 
 
 class _Lowered:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from wbpy.engine.context import Context
-from wbpy.engine.results import Decisions, Treated, cfa_matrix, leader_of
+from wbpy.engine.results import Decisions, Treated, cfa_matrix, grid_of
 from wbpy.engine.store import make_key
 from wbpy.model import Outcome, Step
 from wbpy.stages import normalize, reference
@@ -25,10 +25,11 @@ def normalize_lights(
     measurements = [treated[path].measurement for path in paths]
     leaders = set(decisions.references.values())
     leader = next((i for i, path in enumerate(paths) if path in leaders), None)
+    ranking = reference.run(ReferenceParams(), [Path(path).name for path in paths], measurements)
     if leader is None:
-        best = reference.run(ReferenceParams(), [Path(path).name for path in paths], measurements)
-        leader = best.index if best is not None else 0
-    shape = treated[leader_of(context, decisions, paths)].image.shape
+        leader = ranking.index if ranking is not None else 0
+    best = normalize.best_frames(params, ranking.scores, leader) if ranking is not None else []
+    shape = grid_of(context, treated, decisions, paths).shape
     transforms = [decisions.transforms[path] for path in paths]
     sketches = []
     if normalize.needs_pixels(params):
@@ -40,7 +41,7 @@ def normalize_lights(
             context.emit(
                 "progress", step=step.id, stage="normalize", done=len(sketches), total=len(paths), unit="frames"
             )
-    results = normalize.run(params, leader, measurements, transforms, sketches, shape)
+    results = normalize.run(params, leader, measurements, transforms, sketches, shape, best)
     for index, (path, result) in enumerate(zip(paths, results, strict=True)):
         if params.method in normalize.SCALING and params.scale == "stars" and not result.stars and index != leader:
             context.find("NRM001", path, fewest=params.min_stars)
@@ -52,7 +53,11 @@ def normalize_lights(
     name = Path(paths[leader]).name
     context.say(f"Levels and scales follow {name}", step, path=paths[leader])
     if params.method == "local":
-        share = normalize.gradient(sketches[leader])
+        share = normalize.gradient(normalize.target_level(leader, results, sketches, best))
+        if best:
+            name = f"the {len(best)} best lights together"
+            chosen = [Path(paths[i]).name for i in best]
+            context.say(f"Backgrounds follow {name}: {', '.join(chosen)}", step)
         if share > context.rules.findings["NRM003"].limits["share"]:
             context.find("NRM003", step.id, name=name, percent=100 * share)
         scatter = max(result.scatter for result in results)
@@ -70,13 +75,18 @@ def _sketch(
     context: Context, step: Step, params: NormalizeParams, light: Treated, transform: Transform, shape: tuple[int, int]
 ) -> Sketch:
     """Return the sketch of a light, from the store if it is there."""
-    key = make_key("sketch", context.params_key(step), light.key, transform.matrix.tolist(), list(shape))
+    geometry = [transform.matrix.tolist(), transform.displacement.tolist(), transform.displacement_step, list(shape)]
+    key = make_key("sketch", context.params_key(step), light.key, geometry)
     known = context.store.record(key)
     if known is not None:
         values, arrays = known
-        return Sketch(tuple(values["dispersion"]), arrays["level"])
+        sides = tuple((low, high) for low, high in values["sides"])
+        location = tuple(values["location"])
+        return Sketch(tuple(values["dispersion"]), arrays["level"], sides, location, arrays.get("cells"))
     height, width = light.image.shape
     image = light.image.read(0, height, 0, width)
     made = normalize.sketch(params, image, cfa_matrix(light.frame), transform, shape)
-    context.store.put_record(key, {"dispersion": list(made.dispersion)}, level=made.level)
+    values = {name: list(getattr(made, name)) for name in ("dispersion", "sides", "location")}
+    grids = {"level": made.level} | ({} if made.cells is None else {"cells": made.cells})
+    context.store.put_record(key, values, **grids)
     return made

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
+from wbpy.io.products import FitsWriter
 from wbpy.model import Frame, Scalar, Step
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from wbpy.io.wcs import Wcs
+    from wbpy.io.xisf import XisfWriter
+
 Card = tuple[str, Any, str]
 
 DN_RANGE = 65535.0
 """DN that become 1.0 in a product."""
+
+PIXEL_SIZES = ("XPIXSZ", "YPIXSZ", "PIXSIZE1", "PIXSIZE2", "PIXSCALE", "SCALE", "SECPIX", "SECPIX1", "SECPIX2")
+"""Keywords with the size of a pixel, for pictures whose pixels are not those of the lights."""
 
 _AGREED: tuple[tuple[str, str, str], ...] = (
     ("camera", "INSTRUME", "camera"),
@@ -72,11 +82,22 @@ def agreed_cards(frames: Sequence[Frame], *, exclude: Sequence[str] = ()) -> lis
     temperatures = [frame.temp_ccd for frame in frames if frame.temp_ccd is not None]
     if temperatures:
         cards.append(("CCD-TEMP", round(sum(temperatures) / len(temperatures), 3), "[degC] mean over the frames"))
-    dates = sorted(frame.date_obs for frame in frames if frame.date_obs is not None)
-    if dates:
-        cards.append(("DATE-OBS", dates[0].removesuffix("Z"), "[UTC] start of the first frame"))
-        cards.append(("DATE-END", dates[-1].removesuffix("Z"), "[UTC] start of the last frame"))
+    times = _times(frames)
+    if times is not None:
+        start, end = (time.isoformat(timespec="milliseconds") for time in times)
+        cards.append(("DATE-OBS", start, "[UTC] start of the first exposure"))
+        cards.append(("DATE-END", end, "[UTC] end of the last exposure"))
     return cards
+
+
+def _times(frames: Sequence[Frame]) -> tuple[datetime, datetime] | None:
+    """Return when the first exposure began and the last one ended, UTC; None where no frame says it."""
+    spans = []
+    for frame in frames:
+        if frame.date_obs is not None:
+            start = datetime.fromisoformat(frame.date_obs.removesuffix("Z"))
+            spans.append((start, start + timedelta(seconds=frame.exposure or 0.0)))
+    return (min(start for start, _ in spans), max(end for _, end in spans)) if spans else None
 
 
 def master_cards(role: str, frames: Sequence[Frame], cfa: str | None, key: str) -> list[Card]:
@@ -91,15 +112,48 @@ def master_cards(role: str, frames: Sequence[Frame], cfa: str | None, key: str) 
     return cards + _own_cards(f"master_{role}", len(frames), key)
 
 
-def integration_cards(frames: Sequence[Frame], reference: Frame, kind: str, key: str) -> list[Card]:
-    """Return the header of an integration of `frames` on the grid of `reference`."""
+def integration_cards(
+    frames: Sequence[Frame], reference: Frame, kind: str, key: str, row_order: str | None = None
+) -> list[Card]:
+    """Return the header of an integration of `frames` on the grid of `reference`.
+
+    `row_order` is what counts for a reference that does not say it.
+    """
     cards: list[Card] = [("IMAGETYP", "Master Light", "type of image")]
-    cards += agreed_cards(frames, exclude=["rotator", "pier_side"])
+    # The rows are those of the reference, whatever the others' order was.
+    cards += agreed_cards(frames, exclude=["rotator", "pier_side", "row_order"])
+    order = reference.row_order or row_order
+    if order is not None:
+        cards.append(("ROWORDER", order, "order of the stored rows"))
+    exposures = [frame.exposure for frame in frames if frame.exposure is not None]
+    if exposures:
+        cards.append(("LIVETIME", round(sum(exposures), 6), "[s] sum over the frames"))
+    times = _times(frames)
+    if times is not None:
+        start, end = (_julian(time) for time in times)
+        cards.append(("EXPSTART", start, "[d] Julian date, start of the first exposure"))
+        cards.append(("EXPEND", end, "[d] Julian date, end of the last exposure"))
     if reference.ra is not None and reference.dec is not None:
         cards.append(("RA", reference.ra, "[deg] of the registration reference"))
         cards.append(("DEC", reference.dec, "[deg] of the registration reference"))
     cards.append(("REFFRAME", Path(reference.path).name, "registration reference"))
     return cards + _own_cards(kind, len(frames), key)
+
+
+def sky_cards(sky: Wcs | None, path: Path, row_order: str | None, height: int) -> list[Card]:
+    """Return the cards that place a picture of `height` rows on the sky; none without coordinates.
+
+    In XISF they count rows from the bottom of the picture, as PixInsight does; in FITS as they are stored.
+    """
+    if sky is None:
+        return []
+    from_top = path.suffix == ".xisf" and row_order != "BOTTOM-UP"
+    return list((sky.upside_down(height) if from_top else sky).cards())
+
+
+def _julian(time: datetime) -> float:
+    """Return the Julian date of a UTC time; that of 1970-01-01 is 2440587.5."""
+    return round(2440587.5 + (time - datetime(1970, 1, 1)).total_seconds() / 86400, 8)
 
 
 def frame_cards(frame: Frame, kind: str, key: str) -> list[Card]:
@@ -154,6 +208,62 @@ def to_unit_range(rows: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32
     np.nan_to_num(scaled, copy=False, nan=0.0)
     np.clip(scaled, 0.0, 1.0, out=scaled)
     return scaled, below, above
+
+
+class PictureFiles:
+    """Pictures and maps that are written tile by tile, each into a FITS file or several into one XISF file.
+
+    Use it in a ``with`` statement: without :meth:`commit` no file appears.
+    """
+
+    def __init__(self) -> None:
+        self._stack = contextlib.ExitStack()
+        self._writers: list[FitsWriter | XisfWriter] = []
+        self._sheets: dict[str, tuple[FitsWriter | XisfWriter, str]] = {}
+
+    def add(
+        self,
+        path: Path,
+        images: Sequence[tuple[str, str, tuple[int, ...]]],
+        cards: Sequence[Card],
+        history: Sequence[str] = (),
+    ) -> None:
+        """Open a file for images: name for `write_rows`, name in the file, shape.
+
+        The format follows from the suffix; FITS holds one image and no name.
+        """
+        writer: FitsWriter | XisfWriter
+        if path.suffix == ".xisf":
+            from wbpy.io.xisf import XisfWriter
+
+            writer = XisfWriter(path, [image[1:] for image in images], cards, history, creator=f"wbpy {version()}")
+        else:
+            [(_, _, shape)] = images
+            writer = FitsWriter(path, shape, cards, history)
+        self._stack.enter_context(writer)
+        self._writers.append(writer)
+        self._sheets |= {name: (writer, own) for name, own, _ in images}
+
+    def write_rows(self, name: str, channel: int, y0: int, rows: npt.NDArray[np.float32]) -> None:
+        """Write `rows` (n, W) float32 of a channel of the image called `name` from row `y0` on."""
+        writer, own = self._sheets[name]
+        if isinstance(writer, FitsWriter):
+            writer.write_rows(channel, y0, rows)
+        else:
+            writer.write_rows(own, channel, y0, rows)
+
+    def commit(self) -> None:
+        """Publish all files under their final names."""
+        for writer in self._writers:
+            writer.commit()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
 
 
 class Thumbnail:

@@ -65,6 +65,15 @@ def provide(context: Context, source: str, done: dict[str, MasterFile]) -> Maste
     return done[source]
 
 
+_SETTINGS = ("camera", "gain", "offset", "iso", "xbinning", "ybinning", "width", "height")
+"""What two frames share whose levels may be compared."""
+
+
+def same_settings(one: Frame, other: Frame) -> bool:
+    """Return whether two frames were taken with one camera at the same settings, so that their levels compare."""
+    return all(getattr(one, field) == getattr(other, field) for field in _SETTINGS)
+
+
 def exposure_and_temperature(frames: Sequence[Frame]) -> tuple[float | None, float | None]:
     """Return the median exposure, s, and the mean temperature, degC, of frames that say them."""
     exposures = sorted(frame.exposure for frame in frames if frame.exposure is not None)

@@ -6,9 +6,12 @@ everything that decides its content, so that nothing is ever out of date; the fo
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +22,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-_CHUNK = 8 << 20
+_CHUNK = 1 << 18
+"""Bytes read at once: they stay in a core's cache until they are hashed."""
 
 
 def make_key(*parts: Any) -> str:
@@ -57,6 +61,20 @@ class StoredImage:
 
         mapped: Any = np.load(self.path, mmap_mode="r")
         return np.array(mapped[y0:y1, x0:x1], order="C")
+
+
+@dataclass(frozen=True)
+class StoredBits:
+    """Bits (C, N, H, W / 8) in the store, of C channels of N frames, read by rectangle."""
+
+    path: Path
+
+    def read(self, number: int, y0: int, y1: int, x0: int, x1: int) -> npt.NDArray[np.uint8]:
+        """Return the (C, y1 - y0, (x1 - x0) / 8) bits of one frame, first in the highest; x0 is a multiple of 8."""
+        import numpy as np
+
+        mapped: Any = np.load(self.path, mmap_mode="r")
+        return np.array(mapped[:, number, y0:y1, x0 // 8 : -(-x1 // 8)], order="C")
 
 
 class Store:
@@ -124,6 +142,47 @@ class Store:
             np.save(file, image)
         os.replace(temporary, path)
         return StoredImage(path, (image.shape[0], image.shape[1]))
+
+    def bits(self, key: str) -> StoredBits | None:
+        """Return the stored bits, or None."""
+        path = self._root / "bits" / f"{key}.npy"
+        return StoredBits(path) if path.exists() else None
+
+    @contextlib.contextmanager
+    def put_bits(
+        self, key: str, shape: tuple[int, int, int, int]
+    ) -> Iterator[Callable[[int, int, npt.NDArray[np.uint8]], None]]:
+        """Store bits of the channels, frames, height and width of `shape` as they come, in rectangles.
+
+        Yields a function that takes y0, x0 (a multiple of 8) and the (C, N, h, w / 8) bits of a rectangle; threads may
+        call it at the same time. What was never given is zero. The bits appear when the block ends without exception.
+        """
+        import numpy as np
+
+        path = self._root / "bits" / f"{key}.npy"
+        path.parent.mkdir(exist_ok=True)
+        temporary = path.with_name(f".{key}.{threading.get_ident()}.tmp")
+        channels, frames, height, width = shape
+        packed = (channels, frames, height, -(-width // 8))
+        with open(temporary, "wb") as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": packed}
+            np.lib.format.write_array_header_1_0(file, header)
+            # Written in full: running out of disk in a mapped file would end the program.
+            for start in range(0, math.prod(packed), _CHUNK):
+                file.write(bytes(min(_CHUNK, math.prod(packed) - start)))
+        mapped: Any = np.load(temporary, mmap_mode="r+")
+
+        def put(y0: int, x0: int, bits: npt.NDArray[np.uint8]) -> None:
+            if bits.any():
+                mapped[:, :, y0 : y0 + bits.shape[2], x0 // 8 : x0 // 8 + bits.shape[3]] = bits
+
+        try:
+            yield put
+            mapped.flush()
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        os.replace(temporary, path)
 
     def record(self, key: str) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]] | None:
         """Return the stored values and arrays, or None."""

@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from wbpy.engine import overscanning, products
-from wbpy.engine.context import Context
+from wbpy.engine.context import Context, FrameReader
 from wbpy.engine.keeping import kept_path, write_kept, write_statistics
 from wbpy.engine.overscanning import RawReader
 from wbpy.engine.results import MasterFile, Treated, cfa_matrix
-from wbpy.engine.sources import finite_median, provide, readable
+from wbpy.engine.sources import finite_median, provide, readable, same_settings
 from wbpy.engine.store import make_key
 from wbpy.errors import ReadError
 from wbpy.model import Frame, Outcome, Step
-from wbpy.stages import calibrate, cosmetic, linedefects, measure
+from wbpy.stages import calibrate, checks, cosmetic, linedefects, measure
 from wbpy.stages.calibrate import CalibrateParams, Calibration
+from wbpy.stages.checks import Observation
 from wbpy.stages.cosmetic import CosmeticParams
 from wbpy.stages.linedefects import LineDefectsParams
 from wbpy.stages.measure import Measurement, MeasureParams
@@ -59,7 +60,7 @@ def treat_lights(
                     context.frame_result(path, outcome="blocked", excluded_by="CAL003")
                 return "blocked", f"{source} is missing"
             sources[name] = master
-    refused = _refused(context, step, sources)
+    refused = _refused(context, step, sources, done)
     if refused:
         for path in group.frames:
             context.frame_result(path, outcome="blocked", excluded_by=refused)
@@ -67,9 +68,9 @@ def treat_lights(
     try:
         chain = _Chain(context, steps, sources)
     except _UnreadableList as error:
-        context.find("COS003", error.path, reason=str(error))
+        context.find(error.finding, error.path, reason=str(error))
         for path in group.frames:
-            context.frame_result(path, outcome="blocked", excluded_by="COS003")
+            context.frame_result(path, outcome="blocked", excluded_by=error.finding)
         return "blocked", f"{error.path} cannot be read"
     readers = readable(context, group.frames, "CAL002")
     results: list[Treated] = []
@@ -86,7 +87,14 @@ def treat_lights(
             context.frame_result(
                 light.frame.path, outcome="done" if fresh else "reused", measurements=numbers, excluded_by=None
             )
-            context.say(_describe(light), step, path=light.frame.path, **numbers)
+            context.say(_describe_calibration(light), steps["calibrate"], path=light.frame.path, **light.numbers)
+            context.say(
+                _describe_measurement(light),
+                steps["measure"],
+                path=light.frame.path,
+                noise_method=" ".join(light.measurement.noise_method),
+                **light.measurement.numbers(),
+            )
             if light.measurement.count < (fewest := context.rules.findings["MEA001"].limits["stars"]):
                 context.find("MEA001", light.frame.path, stars=light.measurement.count, fewest=fewest)
         else:
@@ -106,9 +114,23 @@ def treat_lights(
 class _UnreadableList(Exception):
     """A file with known defects cannot be used."""
 
-    def __init__(self, path: str, reason: str) -> None:
+    def __init__(self, path: str, finding: str, reason: str) -> None:
         super().__init__(reason)
         self.path = path
+        self.finding = finding
+
+
+def _list_text(path: str, finding: str) -> str:
+    """Return a list of defects that can be parsed; `finding` tells what it is a list of."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        if finding == "LIN002":
+            linedefects.parse_list(text, (1, 1))
+        else:
+            cosmetic.parse_list(text, (1, 1), path.lower().endswith(".lst"))
+    except (OSError, ValueError) as error:
+        raise _UnreadableList(path, finding, str(error)) from error
+    return text
 
 
 class _Chain:
@@ -132,21 +154,14 @@ class _Chain:
         self._seconds = {"calibrate": 0.0, "linedefects": 0.0, "cosmetic": 0.0, "measure": 0.0}
         self._per_plane: dict[str, int] = {}
         self._hot = self._cold = 0
-        self._lists = {path: self._list_text(path) for path in self._cosmetic.lists}
+        self._lists = {path: _list_text(path, "COS003") for path in self._cosmetic.lists}
+        self._line_lists = {path: _list_text(path, "LIN002") for path in self._lines.lists if self._lines.use}
         self._replaced = 0
+        self._too_high: list[Observation] = []
         self._pixels = 0
         # What only the looks of kept files depend on must not make the night's pixels anew.
         stage, version, values = context.params_key(steps["calibrate"])
         self._calibrate_key = [stage, version, {n: v for n, v in values.items() if n not in calibrate.FILES_ONLY}]
-
-    def _list_text(self, path: str) -> str:
-        """Return a list of defects that can be parsed."""
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-            cosmetic.parse_list(text, (1, 1), path.lower().endswith(".lst"))
-        except (OSError, ValueError) as error:
-            raise _UnreadableList(path, str(error)) from error
-        return text
 
     def _known_defects(
         self, dark: npt.NDArray[np.float32] | None, shape: tuple[int, int], cfa: npt.NDArray[np.uint8] | None
@@ -217,26 +232,40 @@ class _Chain:
         self._lines_key = [context.params_key(step), [context.digest(reader.frame.path) for reader in chosen]]
         key = make_key("lines", self._lines_key, self._calibrate_key, self._masters_key())
         stored = context.store.record(key)
-        if stored is not None:
-            self._lines_found = stored[1]["lines"]
+        cfa = cfa_matrix(chosen[0].frame)
+        if not self._lines.search:
+            found = linedefects.find(self._lines, (), cfa)
+        elif stored is not None:
+            found = stored[1]["lines"]
         else:
             started = time.perf_counter()
-            cfa = cfa_matrix(chosen[0].frame)
-            self._lines_found = linedefects.find(self._lines, (self._calibrated(reader, cfa) for reader in chosen), cfa)
-            context.store.put_record(key, {}, lines=self._lines_found)
+            found = linedefects.find(self._lines, (self._calibrated(reader, cfa) for reader in chosen), cfa)
+            context.store.put_record(key, {}, lines=found)
             self._seconds["linedefects"] += time.perf_counter() - started
+        height, width = chosen[0].shape
+        listed = [linedefects.parse_list(text, (height, width)) for text in self._line_lists.values()]
+        for path, one in zip(self._line_lists, listed, strict=True):
+            if one.outside:
+                context.find("LIN003", path, entries=one.outside, width=width, height=height)
         names = [
-            f"{'column' if axis == 0 else 'row'} {index} ({start} to {stop - 1})"
-            for axis, index, start, stop in self._lines_found
+            f"{'column' if axis == 0 else 'row'} {index} ({start} to {stop - 1})" for axis, index, start, stop in found
         ]
+        known = sum(len(one.lines) for one in listed)
         context.say(
-            f"{len(names)} defective lines in the average of {count} lights"
+            (
+                f"{len(names)} defective lines in the average of {count} lights"
+                if self._lines.search
+                else "Not looked for"
+            )
             + (": " if names else "")
-            + ", ".join(names),
+            + ", ".join(names)
+            + (f"; {known} lines in lists" if listed else ""),
             step,
             lines=len(names),
+            listed=known,
         )
-        height, width = chosen[0].shape
+        self._lines_found = linedefects.merged(found, *(one.lines for one in listed))
+        self._lines_key.append(list(self._line_lists.values()))
         share, limit = len(names) / (height + width), context.rules.findings["LIN001"].limits["share"]
         if share > limit:
             context.find("LIN001", step.id, lines=len(names), percent=100 * share, limit_percent=100 * limit)
@@ -291,7 +320,13 @@ class _Chain:
                 linedefects.run(self._lines, image, self._lines_found, cfa)
             before_cosmetic = time.perf_counter()
             corrected = cosmetic.run(self._cosmetic, image, defects, cfa)
-            numbers = {**calibrated.numbers(), "dark_pixels": float(calibrated.dark_pixels)}
+            chosen = calibration.dark_set
+            numbers = {
+                **calibrated.numbers(),
+                "dark_pixels": None if chosen is None else float(calibrated.dark_pixels),
+                "dark_threshold_dn": None if chosen is None else chosen.threshold,
+                "input_pedestal_dn": frame.pedestal,
+            }
             statistics = [list(plane.row()) for plane in calibrated.levels]
             # Before the image: an image in the store is then a finished light, whenever the run is killed.
             context.store.put_record(facts_key, {"numbers": numbers, "statistics": statistics})
@@ -355,6 +390,9 @@ class _Chain:
             )
             if share > limit:
                 self._context.find("COS001", self._steps["cosmetic"].id, percent=100 * share, limit_percent=100 * limit)
+        if self._too_high:
+            worst = max(self._too_high, key=lambda one: (one.evidence["percent"], one.evidence["pedestal_dn"]))
+            self._context.find(worst.id, worst.subject, **worst.evidence, frames=len(self._too_high))
         if results:
             group = self._context.groups[self._steps["calibrate"].group]
             write_statistics(self._context, group, [(light.frame.path, light.statistics) for light in results])
@@ -363,7 +401,7 @@ class _Chain:
 
     def _report_dark_scales(self, results: Sequence[Treated]) -> None:
         """Report factors of the dark signal that cannot be right."""
-        if not self._calibrate.optimize_dark or "dark" not in self._sources:
+        if not self._calibrate.optimize_dark or self._calibrate.scale_dark or "dark" not in self._sources:
             return
         context, step, limits = self._context, self._steps["calibrate"], self._context.rules.findings
         untold, near_zero, implausible = [], [], []
@@ -447,29 +485,69 @@ class _Chain:
         numbers: dict[str, float | None],
         measurement: Measurement,
     ) -> None:
+        import numpy as np
+
         from wbpy.kernels import calibration as kernels
 
         steps = [self._steps["calibrate"]] + ([self._steps["cosmetic"]] if kind == "cosmetic" else [])
-        pedestal = self._calibrate.pedestal
-        if pedestal == "auto":
-            pedestal = kernels.needed_pedestal(image, self._calibrate.pedestal_limit)
+        needed = kernels.needed_pedestal(image, self._calibrate.pedestal_limit)
+        pedestal = needed if self._calibrate.pedestal == "auto" else self._calibrate.pedestal
+        lost = int(np.count_nonzero((image <= products.DN_RANGE) & (image + np.float32(pedestal) > products.DN_RANGE)))
+        seen = checks.pedestal_too_high(
+            self._context.rules, self._steps["calibrate"].id, pedestal, needed, lost, image.size
+        )
+        with self._lock:
+            self._too_high += seen
         cards = _calibration_cards(calibration, numbers, measurement)
         write_kept(self._context, frame, kind, image, self._kept_key(key), steps, float(pedestal), cards)
 
 
-def _refused(context: Context, step: Step, sources: dict[str, MasterFile]) -> str | None:
-    """Report masters with which a dark cannot be scaled; return the finding's id, None when all is well."""
+def _refused(context: Context, step: Step, sources: dict[str, MasterFile], done: dict[str, MasterFile]) -> str | None:
+    """Report a dark that cannot be applied; return the finding's id, None when all is well.
+
+    A dark without its bias leaves the bias in the lights when it is used as it is, and when it is scaled what was cut
+    at zero is missing. Only frames with a known bias level can tell: a camera without offset has darks near zero too.
+    """
     params = context.params(step, CalibrateParams)
-    if not (params.optimize_dark or params.scale_dark) or "dark" not in sources:
+    if "dark" not in sources:
         return None
-    if "bias" not in sources:
+    scaled = params.optimize_dark or params.scale_dark
+    if scaled and "bias" not in sources:
         context.find("CAL005", step.id, dark=sources["dark"].path.name)
         return "CAL005"
-    dark, bias = sources["dark"].read(), sources["bias"].read()
-    if calibrate.is_pre_calibrated(dark, bias):
-        levels_dn = {"dark_dn": finite_median(dark), "bias_dn": finite_median(bias)}
-        context.find("CAL006", step.id, dark=sources["dark"].path.name, **levels_dn)
+    if overscanning.in_use(context):
+        # All frames lost their level, and what is left of it tells nothing.
+        return None
+    dark_dn = _master_level(sources["dark"])
+    bias_dn = _master_level(sources["bias"]) if "bias" in sources else _bias_level(context, step, done)
+    if bias_dn is not None and calibrate.is_pre_calibrated(dark_dn, bias_dn):
+        use = "scaled" if scaled else "used as it is"
+        context.find("CAL006", step.id, dark=sources["dark"].path.name, dark_dn=dark_dn, bias_dn=bias_dn, use=use)
         return "CAL006"
+    return None
+
+
+def _master_level(master: MasterFile) -> float:
+    return finite_median(master.read()) if master.level is None else master.level
+
+
+def _bias_level(context: Context, step: Step, done: dict[str, MasterFile]) -> float | None:
+    """Return the level of bias frames of the lights' camera and settings, whether this plan uses them or not."""
+    own = context.frames[context.groups[step.group].frames[0]]
+    for group in context.groups.values():
+        frame = context.frames[group.frames[0]]
+        if group.kind != "calibration" or group.role != "bias" or not same_settings(frame, own):
+            continue
+        made = next((done[one.id] for one in context.steps.values() if one.group == group.id and one.id in done), None)
+        if group.is_master:
+            made = provide(context, group.id, done)
+        if made is not None:
+            return _master_level(made)
+        try:
+            reader = FrameReader(frame, context.store)
+            return finite_median(reader.read(0, reader.shape[0])) - (frame.pedestal or 0.0)
+        except ReadError:
+            continue
     return None
 
 
@@ -486,6 +564,9 @@ def _calibration_cards(
     for name, keyword, comment in (
         ("dark_scale", "DARKSCAL", "factor of the dark signal"),
         ("dark_scale_error", "DARKSCER", "standard error of DARKSCAL"),
+        ("dark_threshold_dn", "DARKTHR", "[DN] dark signal that tells DARKSCAL, from here on"),
+        ("dark_pixels", "DARKNPIX", "pixels that told DARKSCAL"),
+        ("input_pedestal_dn", "PEDESTIN", "[DN] pedestal that was taken off first"),
         ("saturation_dn", "SATLEVEL", "[DN] pixels may be saturated from here on"),
         ("lowest_dn", "CALMIN", "[DN] least calibrated value"),
         ("highest_dn", "CALMAX", "[DN] largest calibrated value"),
@@ -496,11 +577,27 @@ def _calibration_cards(
             cards.append((keyword, value, comment))
     for number, factor in enumerate(calibration.flat_factors):
         cards.append((f"FLATF{number:02d}", factor, "[DN] trimmed mean of the master flat"))
-    for number, (noise, level) in enumerate(zip(measurement.noise, measurement.background, strict=True)):
+    shares = measurement.noise_share or (math.nan,) * len(measurement.noise)
+    methods = measurement.noise_method or ("",) * len(measurement.noise)
+    for number, (noise, level, share, method) in enumerate(
+        zip(measurement.noise, measurement.background, shares, methods, strict=True)
+    ):
         if math.isfinite(noise):
             cards.append((f"NOISE{number:02d}", noise / products.DN_RANGE, "noise standard deviation"))
+            if math.isfinite(share):
+                cards.append((f"NOISEF{number:02d}", share, "share of the pixels behind it"))
+                cards.append((f"NOISEA{number:02d}", method, "how it was measured"))
         if math.isfinite(level):
             cards.append((f"BACKGR{number:02d}", level, "[DN] median"))
+    # Stars are measured on one plane, mono or green, hence the number 00.
+    for value, keyword, comment in (
+        (measurement.total_flux, "PSFFLX00", "sum of the fluxes of the fitted stars"),
+        (measurement.total_brightness, "PSFMFL00", "sum of their mean surface brightnesses"),
+        (measurement.local_level, "PSFMST00", "M*, median of the large-scale background"),
+        (measurement.local_noise, "PSFNST00", "N*, noise below the large-scale background"),
+    ):
+        if math.isfinite(value):
+            cards.append((keyword, value / products.DN_RANGE, comment))
     cards.append(("NSTARS", measurement.count, "stars found"))
     if math.isfinite(measurement.fwhm):
         cards.append(("FWHM", measurement.fwhm, "[px] median over the stars"))
@@ -522,16 +619,30 @@ def _from_record(values: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) ->
     return Measurement(**fields)
 
 
-def _describe(light: Treated) -> str:
-    m, found = light.measurement, light.numbers
+def _describe_calibration(light: Treated) -> str:
+    found = light.numbers
     scale, error = found["dark_scale"], found["dark_scale_error"]
-    calibrated = f"range {found['lowest_dn'] or 0:.1f} to {found['highest_dn'] or 0:.1f} DN"
+    text = (
+        f"{Path(light.frame.path).name}: calibrated to {found['lowest_dn'] or 0:.1f} to "
+        f"{found['highest_dn'] or 0:.1f} DN, {100 * (found['below_zero'] or 0):.3f} % below zero"
+    )
+    if found["input_pedestal_dn"]:
+        text += f", pedestal of {found['input_pedestal_dn']:g} DN taken off"
     if scale is not None:
-        calibrated += f", k {scale:.4f}" + (f" +- {error:.4f}" if error is not None else "")
+        text += f", k {scale:.4f}" + (f" +- {error:.4f}" if error is not None else "")
+        text += f" told by {found['dark_pixels'] or 0:.0f} pixels" if found["dark_pixels"] else ""
     if found["saturation_dn"] is not None:
-        calibrated += f", saturated from {found['saturation_dn']:.0f} DN"
+        text += f", saturated from {found['saturation_dn']:.0f} DN"
+    return text
+
+
+def _describe_measurement(light: Treated) -> str:
+    m = light.measurement
+    shares = "/".join(f"{100 * share:.0f}" for share in m.noise_share)
     return (
         f"{Path(light.frame.path).name}: {m.count} stars, FWHM {m.fwhm:.2f} px, eccentricity {m.eccentricity:.2f}, "
         f"background {'/'.join(f'{value:.1f}' for value in m.background)} DN, "
-        f"noise {'/'.join(f'{value:.2f}' for value in m.noise)} DN, {calibrated}"
+        f"noise {'/'.join(f'{value:.2f}' for value in m.noise)} DN ({'/'.join(m.noise_method)}, {shares} % of the "
+        f"pixels), TFlux {m.total_flux:.5g} DN, TMeanFlux {m.total_brightness:.5g} DN, M* {m.local_level:.2f} DN, "
+        f"N* {m.local_noise:.3f} DN"
     )

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from wbpy.engine.context import Context
-from wbpy.stages import calibrate, cosmetic, integrate, linedefects, masters, measure, normalize
+from wbpy.engine.results import cfa_matrix
+from wbpy.stages import calibrate, cosmetic, drizzle, integrate, linedefects, masters, measure, normalize
 from wbpy.stages.base import Work
 from wbpy.stages.calibrate import CalibrateParams
 from wbpy.stages.cosmetic import CosmeticParams
 from wbpy.stages.debayer import DebayerParams
+from wbpy.stages.drizzle import DrizzleParams
 from wbpy.stages.integrate import Counts, IntegrateParams, Light
 from wbpy.stages.linedefects import LineDefectsParams
 from wbpy.stages.masters import MastersParams, Rejection
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 SIDE = 96
+KERNELS: tuple[Literal["square", "point"], ...] = ("square", "point")
+"""One with corners, one without."""
 ALGORITHMS: tuple[Rejection, ...] = ("winsorized", "sigma", "percentile", "minmax", "none")
 
 
@@ -58,7 +62,9 @@ class _Frame:
 
 def warm_up(context: Context) -> None:
     """Run each stage once on tiny frames, mono or CFA as the plan's lights are, and say so when it takes long."""
-    colours = {frame.cfa is not None for frame in context.plan.frames if frame.role == "light"} or {False}
+    patterns = {frame.cfa: cfa_matrix(frame) for frame in context.plan.frames if frame.role == "light"}
+    # One of each kind: mono, Bayer, X-Trans.
+    kinds = {0 if cfa is None else len(cfa): cfa for cfa in patterns.values()} or {0: None}
     context.say("Loading the pixel kernels")
     slow = threading.Timer(
         4.0, context.say, ["Compiling the pixel kernels for this machine, once; this takes about a minute"]
@@ -66,14 +72,14 @@ def warm_up(context: Context) -> None:
     slow.daemon = True
     slow.start()
     try:
-        for is_cfa in sorted(colours):
+        for kind in sorted(kinds):
             context.check_cancelled()
-            _treat(is_cfa, any(step.stage == "linedefects" for step in context.plan.steps))
+            _treat(kinds[kind], {step.stage for step in context.plan.steps})
     finally:
         slow.cancel()
 
 
-def _treat(is_cfa: bool, has_lines: bool) -> None:
+def _treat(cfa: npt.NDArray[np.uint8] | None, stages: set[str]) -> None:
     import numpy as np
 
     y, x = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32)
@@ -81,7 +87,6 @@ def _treat(is_cfa: bool, has_lines: bool) -> None:
     for at_x, at_y in ((20.3, 30.1), (60.7, 25.2), (40.5, 70.9), (75.1, 62.4), (15.8, 78.3)):
         image += 4000 * np.exp(-((x - at_x) ** 2 + (y - at_y) ** 2) / 4.5)
     image = image.astype(np.float32)
-    cfa = np.array([[0, 1], [1, 2]], np.uint8) if is_cfa else None
     work = Work(map=map, workers=1, memory=1 << 26, report=lambda *_: None)
     flat = np.full((SIDE, SIDE), 20000, np.float32)
     dark = np.full((SIDE, SIDE), 100, np.float32) + np.float32(0.5) * np.sin(x * 3.7 + y).astype(np.float32)
@@ -94,7 +99,7 @@ def _treat(is_cfa: bool, has_lines: bool) -> None:
     scaling = CalibrateParams(optimize_dark=True)
     scaled = calibrate.prepare(scaling, dark + np.float32(50), dark, flat, cfa)
     calibrate.run(scaling, _Frame(image, True), scaled)
-    if has_lines:
+    if "linedefects" in stages:
         linedefects.run(LineDefectsParams(), treated, linedefects.find(LineDefectsParams(), [treated], cfa), cfa)
     cosmetic.run(CosmeticParams(), treated, known, cfa)
     measured = [measure.run(MeasureParams(), treated, cfa)] * 2
@@ -117,3 +122,8 @@ def _treat(is_cfa: bool, has_lines: bool) -> None:
     parameters = IntegrateParams(rejection="winsorized")
     for _ in integrate.run(parameters, DebayerParams(), work, [light] * 3, (SIDE, SIDE), cfa, counts):
         pass
+    if "drizzle" in stages:
+        for form in KERNELS:
+            finer = DrizzleParams(kernel=form)
+            for _ in drizzle.run(finer, work, [light] * 3, (SIDE, SIDE), cfa, None, drizzle.no_coverage(channels)):
+                pass

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import io
+import math
 import os
 import threading
 import warnings
@@ -43,7 +45,7 @@ class FitsFile:
         axes = header.axes
         self.path = path
         self.width, self.height = axes[0], axes[1]
-        self.channels = int(np.prod(axes[2:], dtype=np.int64)) if len(axes) > 2 else 1
+        self.channels = math.prod(axes[2:])
         if 0 in axes:
             raise ReadError(f"{path}: the axes are {axes}, expected none of length 0")
         self.bzero = _number(header, "BZERO", 0.0)
@@ -53,13 +55,15 @@ class FitsFile:
         self._dn_per_unit = float(dn_per_unit)
         self._dtype = np.dtype(_DTYPES[header.bitpix])
         self._start = header.data_start
+        self._end = header.data_start + header.data_size
+        self._gzipped = header.gzipped
         self._banded = not header.gzipped and not header.tiled
         self._file: BinaryIO | None = None
         self._pixels: NDArray[np.float32] | None = None
         if header.tiled:
             self._pixels = self._decompress(header)
         else:
-            self._file = self._open(header)
+            self._file = self._open()
 
     @property
     def banded(self) -> bool:
@@ -102,6 +106,13 @@ class FitsFile:
         y0, y1 = self._rows(y0, y1, 0)
         return self._stored(y0, y1, 0).view(np.uint16)
 
+    def reopen(self) -> FitsFile:
+        """Return the file opened once more; see :class:`wbpy.io.images.ImageFile`."""
+        again = copy.copy(self)
+        if self._pixels is None:
+            again._file = again._open()
+        return again
+
     def close(self) -> None:
         """Close the file."""
         if self._file is not None:
@@ -115,11 +126,11 @@ class FitsFile:
     ) -> None:
         self.close()
 
-    def _open(self, header: FitsHeader) -> BinaryIO:
+    def _open(self) -> BinaryIO:
         """Return the open file, after a look at whether all announced bytes are there."""
-        expected = header.data_start + header.data_size
+        expected = self._end
         try:
-            if header.gzipped:
+            if self._gzipped:
                 with gzip.open(self.path, "rb") as unzipped:
                     content = unzipped.read(expected)
                 found = len(content)

@@ -65,6 +65,17 @@ class ImageFile(Protocol):
             and without scaling to DN, so that a caller may decode them itself.
         """
 
+    def reopen(self) -> ImageFile:
+        """Return the file opened once more, whether this one is closed or not.
+
+        The header is taken as it was read: a run reads each of its frames in hundreds of bands.
+
+        Raises
+        ------
+        ReadError
+            If the file cannot be opened or has become shorter.
+        """
+
     def close(self) -> None:
         """Close the file; reading afterwards is an error."""
 

@@ -14,6 +14,7 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,10 +90,106 @@ def write_fits(
         writer.commit()
 
 
-class FitsWriter:
-    """A FITS image that is written tile by tile and appears under its name when committed.
+class PlanesWriter:
+    """A file of a header and planes of 32-bit floats, written tile by tile; it appears under its name when committed.
 
     Without :meth:`commit` (an exception, a kill) there is never a file under the final name.
+
+    Parameters
+    ----------
+    path : path-like
+        Final name.
+    header : bytes
+        What stands before the first plane.
+    planes : sequence of (start, H, W)
+        Position in the file, bytes, and size of each plane.
+    end : int
+        Size of the file; what follows the last plane is filled with zeros.
+    dtype : str
+        ``>f4`` or ``<f4``.
+    turned : bool
+        Whether the rows are stored in reverse order.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        header: bytes,
+        planes: Sequence[tuple[int, int, int]],
+        end: int,
+        dtype: str,
+        turned: bool = False,
+    ) -> None:
+        self.path = Path(path)
+        self._planes = tuple(planes)
+        self._end, self._dtype, self._turned = end, dtype, turned
+        self._missing = [np.ones(height, np.bool_) for _, height, _ in self._planes]
+        self._lock = threading.Lock()
+        self._temporary = _temporary(self.path)
+        self._file = open(self._temporary, "xb")  # noqa: SIM115  closed by commit() or abandon()
+        try:
+            self._file.write(header)
+        except BaseException:
+            self.abandon()
+            raise
+
+    def write_plane(self, number: int, y0: int, rows: NDArray[np.float32]) -> None:
+        """Write `rows` (n, W) float32 of one plane from row `y0` on; threads may call this at the same time.
+
+        Raises
+        ------
+        ValueError
+            If the rows do not fit into the image.
+        """
+        y1 = y0 + rows.shape[0]
+        known = 0 <= number < len(self._planes)
+        start, height, width = self._planes[number] if known else (0, 0, 0)
+        if not known or rows.shape[1:] != (width,) or not 0 <= y0 <= y1 <= height:
+            sizes = " and ".join(dict.fromkeys(f"{h} x {w}" for _, h, w in self._planes))
+            raise ValueError(
+                f"rows {y0} to {y1} of {rows.shape[1:]} pixels, channel {number}, do not fit into "
+                f"{len(self._planes)} x {sizes} of {self.path}"
+            )
+        content = np.ascontiguousarray(rows[::-1] if self._turned else rows, dtype=self._dtype)
+        with self._lock:
+            self._file.seek(start + (height - y1 if self._turned else y0) * width * 4)
+            self._file.write(content.data)
+            self._missing[number][y0:y1] = False
+
+    def commit(self) -> None:
+        """Publish the file under its final name.
+
+        Raises
+        ------
+        ValueError
+            If rows were never written: that is a mistake of the caller, and no file appears.
+        """
+        missing = sum(int(rows.sum()) for rows in self._missing)
+        if missing:
+            raise ValueError(f"{self.path}: {missing} rows were not written")
+        self._file.seek(0, os.SEEK_END)
+        self._file.write(b"\0" * (self._end - self._file.tell()))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        os.replace(self._temporary, self.path)
+
+    def abandon(self) -> None:
+        """Remove what was written so far; after :meth:`commit` this does nothing."""
+        self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.abandon()
+
+
+class FitsWriter(PlanesWriter):
+    """A FITS image that is written tile by tile and appears under its name when committed.
 
     Parameters
     ----------
@@ -119,71 +216,17 @@ class FitsWriter:
         axes = tuple(int(length) for length in shape)
         if len(axes) not in (2, 3) or min(axes) < 1:
             raise ValueError(f"shape {axes} cannot be written, expected (H, W) or (3, H, W)")
-        self.path = Path(path)
-        self._channels = axes[0] if len(axes) == 3 else 1
-        self._height, self._width = axes[-2:]
+        channels = axes[0] if len(axes) == 3 else 1
+        height, width = axes[-2:]
         header = _header(axes, cards, history)
-        self._start = len(header)
-        self._missing = np.ones((self._channels, self._height), np.bool_)
-        self._lock = threading.Lock()
-        self._temporary = _temporary(self.path)
-        self._file = open(self._temporary, "xb")  # noqa: SIM115  closed by commit() or abandon()
-        try:
-            self._file.write(header)
-        except BaseException:
-            self.abandon()
-            raise
+        size = height * width * 4
+        planes = [(len(header) + number * size, height, width) for number in range(channels)]
+        end = len(header) + -(-channels * size // BLOCK) * BLOCK
+        super().__init__(path, header, planes, end, ">f4")
 
     def write_rows(self, channel: int, y0: int, rows: NDArray[np.float32]) -> None:
-        """Write `rows` (n, W) float32 from row `y0` on; threads may call this at the same time.
-
-        Raises
-        ------
-        ValueError
-            If the rows do not fit into the image.
-        """
-        y1 = y0 + rows.shape[0]
-        if rows.shape[1:] != (self._width,) or not (0 <= channel < self._channels and 0 <= y0 <= y1 <= self._height):
-            raise ValueError(
-                f"rows {y0} to {y1} of {rows.shape[1:]} pixels, channel {channel}, do not fit into "
-                f"{self._channels} x {self._height} x {self._width} of {self.path}"
-            )
-        content = np.ascontiguousarray(rows, dtype=">f4")
-        with self._lock:
-            self._file.seek(self._start + (channel * self._height + y0) * self._width * 4)
-            self._file.write(content.data)
-            self._missing[channel, y0:y1] = False
-
-    def commit(self) -> None:
-        """Publish the file under its final name.
-
-        Raises
-        ------
-        ValueError
-            If rows were never written: that is a mistake of the caller, and no file appears.
-        """
-        if self._missing.any():
-            raise ValueError(f"{self.path}: {int(self._missing.sum())} rows were not written")
-        size = self._channels * self._height * self._width * 4
-        self._file.seek(self._start + size)
-        self._file.write(b"\0" * (-size % BLOCK))
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        os.replace(self._temporary, self.path)
-
-    def abandon(self) -> None:
-        """Remove what was written so far; after :meth:`commit` this does nothing."""
-        self._file.close()
-        self._temporary.unlink(missing_ok=True)
-
-    def __enter__(self) -> FitsWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.abandon()
+        """Write `rows` (n, W) float32 of a channel; see :meth:`PlanesWriter.write_plane`."""
+        self.write_plane(channel, y0, rows)
 
 
 def _temporary(target: Path) -> Path:

@@ -126,6 +126,10 @@ class RawFile:
         """Return None: there are no stored words of FITS here."""
         return None
 
+    def reopen(self) -> RawFile:
+        """Return the file opened once more; see :class:`wbpy.io.images.ImageFile`."""
+        return RawFile(self.path, self._dn_per_unit)
+
     def close(self) -> None:
         """Let go of the pixels."""
         self._pixels = None

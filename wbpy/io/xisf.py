@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 
 from wbpy.errors import ReadError
 from wbpy.io.headers import Card, FitsHeader, Value, parse_value
-from wbpy.io.products import CardText, write_atomic
+from wbpy.io.products import CardText, PlanesWriter, write_atomic
 from wbpy.model import Scalar
 
 _SIGNATURE = b"XISF0100"
@@ -524,6 +524,10 @@ class XisfFile:
         """Return None: there are no stored words of FITS here."""
         return None
 
+    def reopen(self) -> XisfFile:
+        """Return the file opened once more; see :class:`wbpy.io.images.ImageFile`."""
+        return XisfFile(self.path, self._dn_per_unit)
+
     def close(self) -> None:
         """Close the file and let go of unpacked pixels."""
         if self._file is not None:
@@ -708,31 +712,86 @@ def write_xisf(
     extra = [_metadata(cards, history), *([""] * len(images))]
     attributes = [_image_attributes(pixels, bounds) for pixels in (data, *(image for _, image in images))]
     attributes[0] += _image_type(cards)
-    starts = [0] * len(packed)
-    while True:
-        # The positions stand in the header whose length decides them: repeat until it does not grow any more.
-        elements = "".join(
-            f'<Image id={quoteattr(name)} {attribute} location="attachment:{start}:{len(content)}"{packing}>'
-            f"{inner}</Image>"
-            for name, attribute, start, (content, packing), inner in zip(
-                names, attributes, starts, packed, extra, strict=True
-            )
-        )
-        header = _document(elements, created, creator).encode("utf-8")
-        at, wanted = _START + len(header), []
-        for content, _ in packed:
-            at = -(-at // _ALIGNMENT) * _ALIGNMENT
-            wanted.append(at)
-            at += len(content)
-        if wanted == starts:
-            break
-        starts = wanted
-    pieces: list[bytes | memoryview] = [_SIGNATURE, len(header).to_bytes(4, "little"), bytes(4), header]
-    at = _START + len(header)
+    parts = [
+        (name, f"{attribute}{packing}", inner, len(content))
+        for name, attribute, (content, packing), inner in zip(names, attributes, packed, extra, strict=True)
+    ]
+    header, starts = _laid_out(parts, created, creator)
+    pieces: list[bytes | memoryview] = [header]
+    at = len(header)
     for start, (content, _) in zip(starts, packed, strict=True):
         pieces += [bytes(start - at), content]
         at = start + len(content)
     write_atomic(path, *pieces)
+
+
+def _laid_out(parts: Sequence[tuple[str, str, str, int]], created: datetime, creator: str) -> tuple[bytes, list[int]]:
+    """Return all that stands before the first block, and where the blocks begin.
+
+    Parameters
+    ----------
+    parts : sequence of (name, attributes, inner elements, bytes of the block)
+        The images.
+    """
+    starts = [0] * len(parts)
+    while True:
+        # The positions stand in the header whose length decides them: repeat until it does not grow any more.
+        elements = "".join(
+            f'<Image id={quoteattr(name)} {attributes} location="attachment:{start}:{size}">{inner}</Image>'
+            for (name, attributes, inner, size), start in zip(parts, starts, strict=True)
+        )
+        header = _document(elements, created, creator).encode("utf-8")
+        at, wanted = _START + len(header), []
+        for *_, size in parts:
+            at = -(-at // _ALIGNMENT) * _ALIGNMENT
+            wanted.append(at)
+            at += size
+        if wanted == starts:
+            return b"".join((_SIGNATURE, len(header).to_bytes(4, "little"), bytes(4), header)), starts
+        starts = wanted
+
+
+class XisfWriter(PlanesWriter):
+    """An XISF file of one or more images that are written tile by tile; it appears under its name when committed.
+
+    Parameters
+    ----------
+    path : path-like
+        Final name.
+    images : sequence of (name, shape)
+        Each (H, W) or (C, H, W), of 32-bit floats, stored plainly; the first one is the picture.
+    cards, history, creator
+        As for :func:`write_xisf`: also the rows are turned over where a card ROWORDER says BOTTOM-UP.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        images: Sequence[tuple[str, Sequence[int]]],
+        cards: Sequence[CardText] = (),
+        history: Sequence[str] = (),
+        *,
+        creator: str = "wbpy",
+    ) -> None:
+        parts, sizes = [], []
+        for number, (name, shape) in enumerate(images):
+            attributes = _image_attributes(np.broadcast_to(np.float32(0), tuple(shape)), (0.0, 1.0))
+            inner = _metadata(cards, history) if number == 0 else ""
+            parts.append((name, attributes + ("" if number else _image_type(cards)), inner, 4 * math.prod(shape)))
+            sizes.append((shape[0] if len(shape) == 3 else 1, shape[-2], shape[-1]))
+        header, starts = _laid_out(parts, datetime.now(UTC), creator)
+        planes: list[tuple[int, int, int]] = []
+        self._first: dict[str, int] = {}
+        for (name, _), start, (channels, height, width) in zip(images, starts, sizes, strict=True):
+            self._first[name] = len(planes)
+            planes += [(start + 4 * number * height * width, height, width) for number in range(channels)]
+        end = starts[-1] + parts[-1][3]
+        turned = any(keyword == "ROWORDER" and value == "BOTTOM-UP" for keyword, value, _ in cards)
+        super().__init__(path, header, planes, end, "<f4", turned)
+
+    def write_rows(self, name: str, channel: int, y0: int, rows: NDArray[np.float32]) -> None:
+        """Write `rows` (n, W) float32 of a channel of one image; see :meth:`PlanesWriter.write_plane`."""
+        self.write_plane(self._first[name] + channel, y0, rows)
 
 
 def _document(elements: str, created: datetime, creator: str) -> str:

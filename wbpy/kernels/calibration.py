@@ -228,8 +228,8 @@ def flat_gain(
     ----------
     flat : (H, W) float32 ndarray, DN
         Master flat, bias or flat-dark already subtracted.
-    cfa : (2, 2) or (0, 0) uint8 ndarray
-        Colour (0 R, 1 G, 2 B) at ``[y % 2, x % 2]``; empty for mono.
+    cfa : (p, p) or (0, 0) uint8 ndarray
+        Colour (0 R, 1 G, 2 B) at ``[y % p, x % p]``; empty for mono.
     clip : float
         Fraction of the pixels that is cut at each end before the mean.
 
@@ -269,4 +269,5 @@ def _colour_cells(cfa: NDArray[np.uint8]) -> list[list[tuple[int, int]]]:
     """Return the ``(y, x)`` cell offsets of each colour, one list of one offset for mono."""
     if cfa.size == 0:
         return [[(0, 0)]]
-    return [[(y, x) for y in range(2) for x in range(2) if cfa[y, x] == colour] for colour in range(3)]
+    rows, columns = cfa.shape
+    return [[(y, x) for y in range(rows) for x in range(columns) if cfa[y, x] == colour] for colour in range(3)]

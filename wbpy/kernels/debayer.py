@@ -24,7 +24,7 @@ _EIGHTH = np.float32(0.125)
 
 
 @exact
-def _reflected(i: int, n: int) -> int:
+def reflected(i: int, n: int) -> int:
     """Return index `i` folded into 0..n-1 about the edge pixels."""
     while i < 0 or i >= n:
         i = -i if i < 0 else 2 * (n - 1) - i
@@ -32,7 +32,7 @@ def _reflected(i: int, n: int) -> int:
 
 
 @exact
-def _check(cfa: NDArray[np.uint8], h: int, w: int) -> None:
+def check_bayer(cfa: NDArray[np.uint8], h: int, w: int) -> None:
     """Raise for a pattern that is not Bayer or a window that cannot be reflected."""
     if h < 2 or w < 2:
         raise ValueError("a mosaic needs at least 2 x 2 pixels")
@@ -59,7 +59,7 @@ def superpixel(mosaic: NDArray[np.float32], cfa: NDArray[np.uint8], out: NDArray
     ValueError
         If the pattern is not Bayer or the mosaic smaller than one cell.
     """
-    _check(cfa, mosaic.shape[0], mosaic.shape[1])
+    check_bayer(cfa, mosaic.shape[0], mosaic.shape[1])
     rows, columns = out.shape[1:]
     g = 0 if cfa[0, 0] == 1 else 1
     first = cfa[0, 1 - g]
@@ -94,11 +94,11 @@ def bilinear(mosaic: NDArray[np.float32], cfa: NDArray[np.uint8], out: NDArray[n
         If the pattern is not Bayer or the mosaic smaller than one cell.
     """
     h, w = mosaic.shape
-    _check(cfa, h, w)
+    check_bayer(cfa, h, w)
     lines = np.empty((3, w + 2), dtype=np.float32)
     for y in range(h):
         for k in range(3):
-            source = mosaic[_reflected(y + k - 1, h)]
+            source = mosaic[reflected(y + k - 1, h)]
             line = lines[k]
             line[1 : w + 1] = source
             line[0] = source[1]
@@ -140,13 +140,13 @@ def malvar(mosaic: NDArray[np.float32], cfa: NDArray[np.uint8], out: NDArray[np.
         If the pattern is not Bayer or the mosaic smaller than 3 x 3 pixels.
     """
     h, w = mosaic.shape
-    _check(cfa, h, w)
+    check_bayer(cfa, h, w)
     if h < 3 or w < 3:
         raise ValueError("a mosaic needs at least 3 x 3 pixels")
     lines = np.empty((5, w + 4), dtype=np.float32)
     for y in range(h):
         for k in range(5):
-            source = mosaic[_reflected(y + k - 2, h)]
+            source = mosaic[reflected(y + k - 2, h)]
             line = lines[k]
             line[2 : w + 2] = source
             line[0], line[1] = source[2], source[1]
@@ -526,7 +526,7 @@ def _weave(even: NDArray[np.float32], odd: NDArray[np.float32], out: NDArray[np.
 def _split_row(mosaic: NDArray[np.float32], y: int, p: int, s: NDArray[np.float32], g: NDArray[np.float32]) -> None:
     """Fill sites and green samples of the padded row `y`, reflected at the edges of the mosaic."""
     h, w = mosaic.shape
-    source = mosaic[_reflected(y - _MARGIN, h)]
+    source = mosaic[reflected(y - _MARGIN, h)]
     even, odd = (s, g) if p == 0 else (g, s)
     k = _MARGIN // 2
     a, b = even[k:], odd[k:]
@@ -534,15 +534,15 @@ def _split_row(mosaic: NDArray[np.float32], y: int, p: int, s: NDArray[np.float3
         a[j] = source[2 * j]
         b[j] = source[2 * j + 1]
     for j in range(k):
-        even[j] = source[_reflected(2 * j - _MARGIN, w)]
-        odd[j] = source[_reflected(2 * j + 1 - _MARGIN, w)]
+        even[j] = source[reflected(2 * j - _MARGIN, w)]
+        odd[j] = source[reflected(2 * j + 1 - _MARGIN, w)]
     for j in range(k + w // 2, s.size):
-        even[j] = source[_reflected(2 * j - _MARGIN, w)]
-        odd[j] = source[_reflected(2 * j + 1 - _MARGIN, w)]
+        even[j] = source[reflected(2 * j - _MARGIN, w)]
+        odd[j] = source[reflected(2 * j + 1 - _MARGIN, w)]
 
 
 @exact
-def _bridged(mosaic: NDArray[np.float32]) -> NDArray[np.float32]:
+def bridged(mosaic: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the mosaic with each NaN replaced by the mean of the nearest samples of its colour, else by 0.
 
     Samples at up to two steps of the pattern, four pixels, are used: the last four pixels of the halo.
@@ -560,7 +560,7 @@ def _bridged(mosaic: NDArray[np.float32]) -> NDArray[np.float32]:
                     break
                 for j in range(y - reach, y + reach + 1, 2):
                     for i in range(x - reach, x + reach + 1, 2):
-                        v = mosaic[_reflected(j, h), _reflected(i, w)]
+                        v = mosaic[reflected(j, h), reflected(i, w)]
                         if v == v:
                             total += v
                             n += 1
@@ -569,7 +569,7 @@ def _bridged(mosaic: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 @exact
-def _mark_missing(mosaic: NDArray[np.float32], cfa: NDArray[np.uint8], out: NDArray[np.float32]) -> None:
+def mark_missing(mosaic: NDArray[np.float32], cfa: NDArray[np.uint8], out: NDArray[np.float32]) -> None:
     """Set every colour of a NaN pixel to NaN, and the interpolated colours of its eight neighbours."""
     h, w = mosaic.shape
     for y in range(h):
@@ -580,7 +580,7 @@ def _mark_missing(mosaic: NDArray[np.float32], cfa: NDArray[np.uint8], out: NDAr
                 for i in range(max(0, x - 1), min(w, x + 2)):
                     for k in range(out.shape[0]):
                         colour = k if out.shape[0] == 3 else 1
-                        if colour != cfa[j & 1, i & 1] or (j == y and i == x):
+                        if colour != cfa[j % cfa.shape[0], i % cfa.shape[1]] or (j == y and i == x):
                             out[k, j, i] = _NAN
 
 
@@ -637,15 +637,15 @@ def green(mosaic: NDArray[np.float32], cfa: NDArray[np.uint8], out: NDArray[np.f
 def _demosaic_with_gaps(mosaic: NDArray[np.float32], cfa: NDArray[np.uint8], out: NDArray[np.float32]) -> None:
     """Fill `out`, three planes or one, from a mosaic that may contain NaN."""
     h, w = mosaic.shape
-    _check(cfa, h, w)
+    check_bayer(cfa, h, w)
     missing = 0
     for y in range(h):
         line = mosaic[y]
         for x in range(w):
             missing += 0 if line[x] == line[x] else 1
     if missing:
-        _demosaic(_bridged(mosaic), cfa, out)
-        _mark_missing(mosaic, cfa, out)
+        _demosaic(bridged(mosaic), cfa, out)
+        mark_missing(mosaic, cfa, out)
     else:
         _demosaic(mosaic, cfa, out)
 

@@ -39,8 +39,8 @@ def defects_from_dark(
     ----------
     dark : (H, W) float32 ndarray, DN
         Master dark, with or without the bias.
-    cfa : (2, 2) or (0, 0) uint8 ndarray
-        Colour pattern; empty for mono. With a pattern each of the four pixels of the cell is a plane of its own.
+    cfa : (p, p) or (0, 0) uint8 ndarray
+        Colour pattern; empty for mono. With a Bayer pattern each of the four pixels of the cell is a plane of its own.
     hot_sigma, cold_sigma : float
         Thresholds above and below the level; 0 looks for none.
 
@@ -49,7 +49,8 @@ def defects_from_dark(
     (n,) int64 ndarray
         Sorted flat indices. A NaN pixel is always listed: it would make every light NaN there.
     """
-    cell = 2 if cfa.size else 1
+    # A dark has no colours. The planes of a Bayer sensor may be read out by amplifiers of their own.
+    cell = 2 if len(cfa) == 2 else 1
     bad = np.isnan(dark)
     for y in range(min(cell, dark.shape[0])):
         for x in range(min(cell, dark.shape[1])):

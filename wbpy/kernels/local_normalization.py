@@ -10,10 +10,12 @@ Points are (x, y), 0-based, pixel centres on integers.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wbpy.kernels import distortion
 from wbpy.kernels.jit import exact
 
 Float32 = NDArray[np.float32]
@@ -35,7 +37,15 @@ def cell_centres(size: int, cell: int) -> Float64:
     return np.asarray((np.arange(count) + 0.5) * (size / count) - 0.5)
 
 
-def cell_levels(image: Float32, cfa: Uint8 | None, matrix: Float64, shape: tuple[int, int], cell: int) -> Float32:
+def cell_levels(
+    image: Float32,
+    cfa: Uint8 | None,
+    matrix: Float64,
+    shape: tuple[int, int],
+    cell: int,
+    nodes: Float64 = distortion.NONE,
+    step: int = 0,
+) -> Float32:
     """Return the background of a frame in the cells of its reference.
 
     Parameters
@@ -50,6 +60,10 @@ def cell_levels(image: Float32, cfa: Uint8 | None, matrix: Float64, shape: tuple
         (height, width) of the reference.
     cell : int
         Approximate side of a cell, px; at least 8.
+    nodes : (gy, gx, 2) float64 ndarray, px
+        Displacement of the transform, see `wbpy.kernels.distortion`; without rows there is none.
+    step : int
+        Distance of its nodes, px of the reference.
 
     Returns
     -------
@@ -66,16 +80,71 @@ def cell_levels(image: Float32, cfa: Uint8 | None, matrix: Float64, shape: tuple
     if cell < 8:
         raise ValueError(f"cell is {cell} px; expected at least 8")
     y, x = cell_centres(shape[0], cell), cell_centres(shape[1], cell)
-    points = matrix @ np.stack([np.tile(x, y.size), np.repeat(y, x.size), np.ones(y.size * x.size)])
-    there = points[:2] / points[2]
+    centres = np.column_stack([np.tile(x, y.size), np.repeat(y, x.size)])
+    there = np.ascontiguousarray(distortion.apply(matrix, nodes, step, centres).T)
     pattern = np.full((2, 2), 1, np.uint8) if cfa is None else cfa
+    period = len(pattern)
     colours = np.array([1] if cfa is None else [0, 1, 2], np.uint8)
-    # An even width holds each colour of a CFA equally often.
-    width = max(8, int(shape[1] / x.size) // 2 * 2)
-    height = max(8, int(shape[0] / y.size) // 2 * 2)
+    # Whole periods hold each colour of a CFA equally often.
+    width = max(-(-8 // period), int(shape[1] / x.size) // period) * period
+    height = max(-(-8 // period), int(shape[0] / y.size) // period) * period
     level = np.full((colours.size, y.size * x.size), np.nan, np.float32)
     _levels(image, pattern, colours, there[0], there[1], height, width, level)
     return level.reshape(-1, y.size, x.size)
+
+
+def cell_statistics(
+    image: Float32,
+    cfa: Uint8 | None,
+    matrix: Float64,
+    shape: tuple[int, int],
+    cell: int,
+    measure: Callable[[Float32], tuple[float, ...]],
+    samples: int,
+    nodes: Float64 = distortion.NONE,
+    step: int = 0,
+) -> Float32:
+    """Return statistics of a frame in the cells of its reference.
+
+    Parameters
+    ----------
+    image, cfa, matrix, shape, cell, nodes, step
+        As for `cell_levels`.
+    measure : callable
+        Takes (n,) float32 values, DN, all finite, and returns K statistics.
+    samples : int
+        About as many pixels of a colour are read at most.
+
+    Returns
+    -------
+    (K, C, gy, gx) float32 ndarray
+        NaN where less than 80 % of a cell lies in the frame or it has fewer than 8 pixels of a colour.
+    """
+    y, x = cell_centres(shape[0], cell), cell_centres(shape[1], cell)
+    there = distortion.apply(matrix, nodes, step, np.column_stack([np.tile(x, y.size), np.repeat(y, x.size)]))
+    pattern = np.zeros((1, 1), np.uint8) if cfa is None else cfa
+    period = len(pattern)
+    colours = 1 if cfa is None else 3
+    height, width = shape[0] / y.size, shape[1] / x.size
+    found: list[list[tuple[float, ...] | None]] = [[] for _ in range(colours)]
+    for u, v in there:
+        top, left = round(v - 0.5 * (height - 1)), round(u - 0.5 * (width - 1))
+        y0, y1 = max(top, 0), min(top + round(height), image.shape[0])
+        x0, x1 = max(left, 0), min(left + round(width), image.shape[1])
+        inside = max(y1 - y0, 0) * max(x1 - x0, 0)
+        for colour in range(colours):
+            planes = [
+                image[y0 + (j - y0) % period : y1 : period, x0 + (i - x0) % period : x1 : period].ravel()
+                for j, i in np.argwhere(pattern == colour)
+            ]
+            values = np.concatenate(planes)
+            values = values[np.isfinite(values)][:: max(1, values.size // samples)]
+            enough = inside >= COVERED * height * width and values.size >= 8
+            found[colour].append(measure(np.ascontiguousarray(values)) if enough else None)
+    count = max((len(row) for rows in found for row in rows if row is not None), default=0)
+    missing = (math.nan,) * count
+    table = np.array([[missing if row is None else row for row in rows] for rows in found], np.float32)
+    return np.ascontiguousarray(np.moveaxis(table.reshape(colours, y.size, x.size, count), -1, 0))
 
 
 @exact
@@ -91,6 +160,8 @@ def _levels(
 ) -> None:
     """Fill the level of each colour in windows around the points; see `cell_levels`."""
     rows, columns = image.shape
+    period = pattern.shape[0]
+    phases = period * period
     samples = np.empty(height * width, np.float32)
     start = np.empty(START, np.float32)
     for point in range(xs.size):
@@ -102,20 +173,20 @@ def _levels(
             continue
         for c in range(colours.size):
             total = 0
-            for phase in range(4):
-                total += int(pattern[phase >> 1, phase & 1] == colours[c])
+            for phase in range(phases):
+                total += int(pattern[phase // period, phase % period] == colours[c])
             # Of each phase of the CFA every stride-th pixel of every stride-th row, shifted from row to row, so that
             # neither columns nor rows weigh more.
-            stride = max(1, int(np.sqrt((y1 - y0) * (x1 - x0) * total / (4.0 * SAMPLES))))
+            stride = max(1, int(np.sqrt((y1 - y0) * (x1 - x0) * total / (np.float64(phases) * SAMPLES))))
             count = 0
-            for phase in range(4):
-                dy = (phase >> 1) ^ (y0 & 1)
-                dx = (phase & 1) ^ (x0 & 1)
-                if pattern[phase >> 1, phase & 1] != colours[c]:
+            for phase in range(phases):
+                dy = (phase // period - y0) % period
+                dx = (phase % period - x0) % period
+                if pattern[phase // period, phase % period] != colours[c]:
                     continue
                 shift = 0
-                for y in range(y0 + dy, y1, 2 * stride):
-                    for x in range(x0 + dx + 2 * shift, x1, 2 * stride):
+                for y in range(y0 + dy, y1, period * stride):
+                    for x in range(x0 + dx + period * shift, x1, period * stride):
                         value = image[y, x]
                         if value - value == np.float32(0):
                             samples[count] = value
@@ -311,6 +382,29 @@ def apply(plane: Float32, scale: float, nodes: Float64, step: int, x0: int, y0: 
             f"{(nx - 3) * step + 1} x {(ny - 3) * step + 1} px over which the nodes reach"
         )
     _apply(plane, float(scale), nodes, step, x0, y0, out)
+
+
+def apply_sided(plane: Float32, nodes: Float64, step: int, x0: int, y0: int, out: Float32) -> None:
+    """Fill ``(plane - m) k + m0`` of one tile, with k one scale where the plane lies below m and another above.
+
+    Parameters
+    ----------
+    plane, step, x0, y0, out
+        As for `apply`.
+    nodes : (4, ny, nx) float64 ndarray
+        Of m and m0, DN, and of the scales below and above, each as from `fit_surface`.
+
+    Raises
+    ------
+    ValueError
+        If the nodes do not reach over the tile or the shapes differ.
+    """
+    m, m0, below, above = (np.zeros(plane.shape, np.float32) for _ in range(4))
+    for surface, values in zip((m, m0, below, above), nodes, strict=True):
+        apply(surface, 0.0, values, step, x0, y0, surface)
+    np.subtract(plane, m, out=m)
+    np.multiply(m, np.where(m < 0, below, above), out=m)
+    np.add(m, m0, out=out)
 
 
 @exact

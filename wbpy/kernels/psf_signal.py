@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wbpy.kernels.jit import exact
+from wbpy.kernels.stars import CENTRE_NODE, PIXEL_NODES
 
 Image = NDArray[np.float32]
 Vector = NDArray[np.float64]
@@ -23,6 +24,11 @@ _TENTH_OVER_HALF = math.sqrt((10.0**0.25 - 1.0) / (2.0**0.25 - 1.0))
 # Median absolute deviation of |z| about its median, for a normal z.
 _MAD_OF_HALF_NORMAL = 0.3990584
 _SAMPLES = 400_000
+# Semi-axes of the ellipse of `hybrid_flux`: so many full widths, and so many px more.
+_USED = (
+    "x", "y", "background", "amplitude", "residual", "fwhm_major", "fwhm_minor", "sharp_major", "sharp_minor", "theta"
+)  # fmt: skip
+_RADIUS, _RIM = 0.5 * _TENTH_OVER_HALF, 1.0
 
 
 @exact
@@ -31,20 +37,24 @@ def _hybrid(
     x: Vector,
     y: Vector,
     background: Vector,
-    major: Vector,
-    minor: Vector,
+    peak: Vector,
+    spread: Vector,
+    seen: tuple[Vector, Vector],
+    sharp: tuple[Vector, Vector],
     theta: Vector,
+    beta: float,
     saturation: np.float32,
     flux: Vector,
-    area: Vector,
 ) -> None:
+    """Fill `flux`; `beta` 0 is the Gaussian."""
     h, w = image.shape
-    shape = 4.0 * (2.0**0.25 - 1.0)
+    shape = 4.0 * (2.0 ** (1.0 / beta) - 1.0) if beta > 0.0 else 4.0 * math.log(2.0)
     for s in range(x.size):
         flux[s] = math.nan
-        a = 0.5 * _TENTH_OVER_HALF * major[s] + 1.0
-        b = 0.5 * _TENTH_OVER_HALF * minor[s] + 1.0
-        area[s] = 0.25 * math.pi * _TENTH_OVER_HALF**2 * major[s] * minor[s]
+        a = _RADIUS * seen[0][s] + _RIM
+        b = _RADIUS * seen[1][s] + _RIM
+        major, minor = sharp[0][s], sharp[1][s]
+        nodes = CENTRE_NODE if seen[1][s] == minor else PIXEL_NODES
         if not (x[s] - a >= 0.0 and y[s] - a >= 0.0 and x[s] + a <= w - 1.0 and y[s] + a <= h - 1.0):
             continue
         c = math.cos(theta[s])
@@ -58,50 +68,96 @@ def _hybrid(
                 v = (j - y[s]) * c - (i - x[s]) * d
                 if (u / a) ** 2 + (v / b) ** 2 > 1.0:
                     continue
-                value = image[j, i]
-                if not value < saturation:
+                value = image[j, i] - background[s]
+                if not image[j, i] < saturation:
                     whole = False
-                base = 1.0 + shape * ((u / major[s]) ** 2 + (v / minor[s]) ** 2)
-                model += 1.0 / (base * base * base * base)
-                total += value - background[s]
+                height = 0.0
+                for n in range(nodes.shape[1]):
+                    for m in range(nodes.shape[1]):
+                        u = (i + nodes[0, m] - x[s]) * c + (j + nodes[0, n] - y[s]) * d
+                        v = (j + nodes[0, n] - y[s]) * c - (i + nodes[0, m] - x[s]) * d
+                        q = shape * ((u / major) ** 2 + (v / minor) ** 2)
+                        part = math.exp(-beta * math.log1p(q)) if beta > 0.0 else math.exp(-q)
+                        height += nodes[1, n] * nodes[1, m] * part
+                # A neighbour's light is neither counted nor asked of the profile; the core is never left out.
+                if value > peak[s] * (1.4 * height + 6.0 * spread[s]) and height < 0.2:
+                    continue
+                model += height
+                total += value
         if whole:
-            # The share of the fitted profile that these very pixels hold; its integral is pi A B / (beta - 1).
-            flux[s] = total / model * (math.pi * major[s] * minor[s] / shape / 3.0)
+            # The share of the profile that these very pixels hold; its integral is that of the fit.
+            integral = math.pi * major * minor / shape / (beta - 1.0 if beta > 0.0 else 1.0)
+            flux[s] = total / model * integral
 
 
-def hybrid_flux(image: Image, fits: Any, saturation: float = math.inf) -> tuple[Vector, Vector]:
+def hybrid_flux(
+    image: Image,
+    fits: Any,
+    saturation: float = math.inf,
+    beta: float = 4.0,
+) -> tuple[Vector, Vector]:
     """Return the flux of fitted stars, from the pixels inside and the profile outside of an ellipse.
 
     The pixels, less the background of the fit, are summed over the ellipse at a tenth of the maximum widened by 1 px,
-    and divided by the share of the fitted Moffat profile (beta 4) that falls on the same pixels. The sum does not
-    depend on how well the core follows the model, and the division does without a wide aperture and its noise. Of
-    profiles with other wings it takes the same share of every star: 0.90 for beta 2.5, 1.06 for beta 10.
+    and divided by the share of the profile that falls on the same pixels. The sum does not depend on how well the
+    core follows the model, and the division does without a wide aperture and its noise. Pixels outside of the core
+    that a neighbour raises are left out of both.
 
     Parameters
     ----------
     image : (H, W) float32 ndarray, DN
     fits : (n,) record array
-        From `stars.fit_stars` with the default `beta`.
+        From `stars.fit_stars` with the same `beta`.
     saturation : float, DN
         Pixels from this value on make the flux unknown.
+    beta : float
+        Exponent of the Moffat profile; infinity for a Gaussian.
 
     Returns
     -------
     flux : (n,) float64 ndarray, DN
         NaN where the fit failed or a pixel of the ellipse is missing, saturated or outside of the image.
     area : (n,) float64 ndarray, px^2
-        Of the ellipse at a tenth of the maximum, without the widening.
+        Of the ellipse at a tenth of the maximum of a profile with beta 4, without the widening.
     """
-    flux, area = np.empty(len(fits)), np.empty(len(fits))
-    columns = [
-        np.ascontiguousarray(fits[name], dtype=np.float64)
-        for name in ("x", "y", "background", "fwhm_major", "fwhm_minor", "theta")
-    ]
-    pixels = np.ascontiguousarray(image, dtype=np.float32)
-    x, y, background, major, minor, theta = columns
-    _hybrid(pixels, x, y, background, major, minor, theta, np.float32(saturation), flux, area)
+    flux = np.empty(len(fits))
+    x, y, background, amplitude, residual, major, minor, sharp_major, sharp_minor, theta = (
+        np.ascontiguousarray(fits[name], dtype=np.float64) for name in _USED
+    )
+    _hybrid(
+        np.ascontiguousarray(image, dtype=np.float32),
+        x,
+        y,
+        background,
+        amplitude,
+        residual,
+        (major, minor),
+        (sharp_major, sharp_minor),
+        theta,
+        0.0 if math.isinf(beta) else beta,
+        np.float32(saturation),
+        flux,
+    )
     flux[~fits["ok"]] = math.nan
-    return flux, area
+    return flux, 0.25 * math.pi * _TENTH_OVER_HALF**2 * major * minor
+
+
+def hybrid_noise(noise: float, fwhm: float, beta: float = 4.0) -> float:
+    """Return the noise that the background of round stars gives a `hybrid_flux`, DN.
+
+    Parameters
+    ----------
+    noise : float, DN
+        Of one pixel.
+    fwhm : float, px
+    beta : float
+    """
+    radius = _RADIUS * fwhm + _RIM
+    if math.isinf(beta):
+        share = 1.0 - math.exp(-4.0 * math.log(2.0) * (radius / fwhm) ** 2)
+    else:
+        share = 1.0 - (1.0 + 4.0 * (2.0 ** (1.0 / beta) - 1.0) * (radius / fwhm) ** 2) ** (1.0 - beta)
+    return math.sqrt(math.pi) * radius * noise / share
 
 
 def keep_typical(values: NDArray[Any], limit: float = 0.5) -> NDArray[np.bool_]:
@@ -171,12 +227,17 @@ def total_fluxes(flux: NDArray[Any], area: NDArray[Any]) -> tuple[float, float]:
     return float(np.sum(flux[good])), float(np.sum(np.clip(brightness, kept.min(), kept.max())))
 
 
+def sample_stride(size: int) -> int:
+    """Return the stride along both axes that leaves some 400,000 of `size` pixels."""
+    return max(1, math.isqrt(size // _SAMPLES))
+
+
 def local_background(image: Image, model: Image) -> tuple[float, float]:
     """Return M* and N*: the level of the large-scale background and the noise below it, DN.
 
     N* is measured on the pixels that lie below the model, where neither stars nor small-scale structures are: the
-    median absolute deviation of the depths, over that of the half-normal distribution. A sample of about 400,000
-    pixels is used.
+    median absolute deviation of the depths, over that of the half-normal distribution. Samples of every
+    `sample_stride`-th row and column are enough.
 
     Parameters
     ----------
@@ -188,9 +249,8 @@ def local_background(image: Image, model: Image) -> tuple[float, float]:
     level, noise : float, DN
         NaN when every pixel is missing.
     """
-    stride = max(1, math.isqrt(image.size // _SAMPLES))
-    sky = np.asarray(model[::stride, ::stride], dtype=np.float64)
-    depth = sky - image[::stride, ::stride]
+    sky = np.asarray(model, dtype=np.float64)
+    depth = sky - image
     depth = depth[depth > 0.0]
     if not depth.size:
         return math.nan, math.nan

@@ -1,10 +1,11 @@
-"""The parts of ``docs/`` that follow from declarations: finding pages, parameter tables, configuration sections.
+"""The parts of ``docs/`` that follow from declarations: findings, parameters, configuration sections, modules.
 
 ``python -m wbpy.reporting.pages docs`` writes them; a test fails when one is out of date.
 """
 
 from __future__ import annotations
 
+import ast
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -184,6 +185,25 @@ def configuration_block() -> str:
     return "\n\n".join(parts)
 
 
+def code_block() -> str:
+    """Return what each module of wbpy says of itself in the first line of its docstring, as Markdown."""
+    package = Path(__file__).parents[1]
+    tables: dict[str, list[tuple[str, str]]] = {}
+    for path in sorted(package.rglob("*.py")):
+        if path.name == "__init__.py" and path.parent == package:
+            continue
+        own = path.name == "__init__.py"
+        folder = "" if path.parent == package else path.parent.name
+        said = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        tables.setdefault(folder, []).append(("" if own else f"`{path.stem}`", _cell(said.split("\n\n")[0])))
+    parts = []
+    for folder, rows in tables.items():
+        about = "".join(text for name, text in rows if not name)
+        listed = _table(("module", "what it does"), [row for row in rows if row[0]])
+        parts += [f"### {folder or 'wbpy'}", *([about] if about else []), listed]
+    return "\n\n".join(parts)
+
+
 def contents(docs: Path, rules: Rules, stages: Sequence[Stage]) -> dict[Path, str]:
     """Return every page with generated parts as it should be; hand-written text is taken from the page in `docs`.
 
@@ -201,6 +221,7 @@ def contents(docs: Path, rules: Rules, stages: Sequence[Stage]) -> dict[Path, st
         pages[docs / "findings" / f"{rule.id}.md"] = finding_page(rule, raised.get(rule.id, []))
     blocks = {docs / "stages" / f"{stage.name}.md": stage_block(stage) for stage in stages}
     blocks[docs / "configuration.md"] = configuration_block()
+    blocks[docs / "code.md"] = code_block()
     pages[docs / "programs.md"] = programs_page(rules)
     return pages | {path: _replace(path, block) for path, block in blocks.items()}
 

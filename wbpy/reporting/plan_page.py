@@ -31,8 +31,8 @@ OPEN_CALIBRATIONS = 6
 PHASES = (
     ("Masters", ("masters",)),
     ("Each light, in one reading", ("calibrate", "overscan", "linedefects", "cosmetic", "measure")),
-    ("Approval and registration", ("approve", "reference", "register")),
-    ("Integrations", ("normalize", "weigh", "debayer", "integrate", "drizzle", "crop")),
+    ("Approval and registration", ("approve", "reference", "register", "framing")),
+    ("Integrations", ("normalize", "weigh", "debayer", "integrate", "drizzle", "crop", "rgb")),
 )
 """Heads over runs of steps: a head stands wherever the kind of work changes."""
 

@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 STYLES = {"error": "bold red", "warning": "yellow", "info": "dim"}
 NAMES = {"error": "error", "warning": "warning", "info": "note"}
 
-BESIDE = ("preview", "rejection_low", "rejection_high")
+BESIDE = ("preview", "rejection_low", "rejection_high", "drizzle_preview", "drizzle_weight")
 """Products that belong to an integration and are listed with -v only."""
 
 SHOWN = 3

@@ -6,6 +6,7 @@ A saved catalog may be scanned again together with other files, so everything co
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 
@@ -245,12 +246,12 @@ def _mixed_formats(frames: Sequence[Frame], camera: str, rules: Rules) -> list[F
 
 
 def _odd_origins(entries: Sequence[Entry], rules: Rules) -> list[Finding]:
-    """Return a finding for CFA frames of a part of the sensor that begins at an odd column or row."""
+    """Return a finding for CFA frames of a part of the sensor that does not begin with a whole cell of the pattern."""
     odd: dict[str, str] = {}
     for path, frame, source in _sources(entries):
         if source.field in ("subframe_x", "subframe_y") and frame.cfa is not None and source.raw is not None:
             number = source.raw.strip().partition(".")[0]
-            if number.lstrip("+-").isdigit() and int(number) % 2:
+            if number.lstrip("+-").isdigit() and int(number) % math.isqrt(len(frame.cfa)):
                 odd.setdefault(path, f"{source.keyword} = {source.raw}")
     if not odd:
         return []

@@ -32,11 +32,10 @@ from wbpy.scanning.roles import RoleReader, Verdict
 from wbpy.scanning.values import Context, FieldPlan, clean, field_plans, filter_names, night_of, read_field
 from wbpy.scanning.walking import FoundFile, Walk, printable
 
-VERSION = 2
+VERSION = 3
 """Raised when the same header would be read differently: saved catalogs are then read anew."""
 
 _SMALLEST_SIDE = 8
-_BAYER_LETTERS = 4
 _SAMPLED_ROWS = 64
 _UNIT_RANGE = 1.001
 _DN_RANGE = 65535.0
@@ -254,6 +253,8 @@ class _Reader:
             modified_ns=file.modified_ns,
             pedestal=values.get("pedestal"),
             library=file.library,
+            whole_width=values.get("whole_width"),
+            whole_height=values.get("whole_height"),
             keywords=self._keywords(file, context),
         )
         held_back = self._hold_back(frame, header, verdict, context)
@@ -413,8 +414,6 @@ class _Reader:
             finding = make("SCN007", role=role, reason=verdict.calibrated_because)
         elif frame.library and role == "light":
             finding = make("SCN026")
-        elif role == "light" and frame.cfa is not None and len(frame.cfa) > _BAYER_LETTERS:
-            finding = make("SCN022")
         if finding is None:
             return None
         context.findings.append(finding)

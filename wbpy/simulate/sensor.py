@@ -66,7 +66,8 @@ class Sensor:
     bad_columns : tuple of int
         Columns without any response to light.
     cfa : str or None
-        Colour pattern of the top left 2x2 pixels of the picture, such as "RGGB"; None is a mono sensor.
+        Colour pattern of the top left 2x2 pixels of the picture, such as "RGGB", or 36 letters for the 6x6 pixels of an
+        X-Trans sensor, row by row (`wbpy.simulate.dng.XTRANS`); None is a mono sensor.
     row_order : str
         "TOP-DOWN": the first row in the file is the top of the picture; "BOTTOM-UP": it is the bottom.
     """
@@ -101,8 +102,8 @@ class Sensor:
             raise ConfigError(f"adc_bits is {self.adc_bits}; expected 8 to 16")
         if self.row_order not in ("TOP-DOWN", "BOTTOM-UP"):
             raise ConfigError(f"row_order is {self.row_order!r}; expected TOP-DOWN or BOTTOM-UP")
-        if self.cfa is not None and (len(self.cfa) != 4 or set(self.cfa) - set(_COLOURS)):
-            raise ConfigError(f"cfa is {self.cfa!r}; expected four letters of R, G, B")
+        if self.cfa is not None and (len(self.cfa) not in (4, 36) or set(self.cfa) - set(_COLOURS)):
+            raise ConfigError(f"cfa is {self.cfa!r}; expected 4 or 36 letters of R, G, B")
 
     @property
     def step_dn(self) -> int:
@@ -289,16 +290,19 @@ class Optics:
 
 
 def cfa_indices(pattern: str) -> NDArray[np.uint8]:
-    """Return a pattern such as "RGGB" as (2, 2) uint8: 0 red, 1 green, 2 blue at [y % 2, x % 2]."""
-    return np.array([_COLOURS[letter] for letter in pattern], dtype=np.uint8).reshape(2, 2)
+    """Return a pattern such as "RGGB" as (p, p) uint8: 0 red, 1 green, 2 blue at [y % p, x % p]; p is 2 or 6."""
+    period = math.isqrt(len(pattern))
+    return np.array([_COLOURS[letter] for letter in pattern], dtype=np.uint8).reshape(period, period)
 
 
 def mosaic(planes: NDArray[np.float64], cfa: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Return the (H, W) picture behind a colour filter array from (3, H, W) planes in the order R, G, B."""
     out = np.empty(planes.shape[1:])
-    for row in range(2):
-        for column in range(2):
-            out[row::2, column::2] = planes[cfa[row, column], row::2, column::2]
+    period = len(cfa)
+    for row in range(period):
+        for column in range(period):
+            cell = np.s_[row::period, column::period]
+            out[cell] = planes[cfa[row, column]][cell]
     return out
 
 

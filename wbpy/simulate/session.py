@@ -303,13 +303,15 @@ class Truth:
 
     @property
     def cfa(self) -> NDArray[np.uint8] | None:
-        """Colour at [y % 2, x % 2] of the file as (2, 2) uint8 (0 R, 1 G, 2 B), or None for mono."""
+        """Colour at [y % p, x % p] of the file as (p, p) uint8 (0 R, 1 G, 2 B), or None for mono."""
         sensor = self.spec.sensor
         if sensor.cfa is None:
             return None
         pattern = cfa_indices(sensor.cfa)
-        turned = sensor.row_order == "BOTTOM-UP" and sensor.height % 2 == 0
-        return pattern[::-1].copy() if turned else pattern
+        if sensor.row_order != "BOTTOM-UP":
+            return pattern
+        # The file's first row is the last of the picture.
+        return np.roll(pattern[::-1], sensor.height % len(pattern), axis=0)
 
     @cached_property
     def stars(self) -> NDArray[np.void]:

@@ -4,7 +4,10 @@ from wbpy.stages.approve import APPROVE
 from wbpy.stages.base import Stage
 from wbpy.stages.calibrate import CALIBRATE
 from wbpy.stages.cosmetic import COSMETIC
+from wbpy.stages.crop import CROP
 from wbpy.stages.debayer import DEBAYER
+from wbpy.stages.drizzle import DRIZZLE
+from wbpy.stages.framing import FRAMING
 from wbpy.stages.integrate import INTEGRATE
 from wbpy.stages.linedefects import LINEDEFECTS
 from wbpy.stages.masters import MASTERS
@@ -12,6 +15,7 @@ from wbpy.stages.measure import MEASURE
 from wbpy.stages.normalize import NORMALIZE
 from wbpy.stages.reference import REFERENCE
 from wbpy.stages.register import REGISTER
+from wbpy.stages.rgb import RGB
 from wbpy.stages.weigh import WEIGH
 
 STAGES: tuple[Stage, ...] = (
@@ -23,9 +27,13 @@ STAGES: tuple[Stage, ...] = (
     APPROVE,
     REFERENCE,
     REGISTER,
+    FRAMING,
     NORMALIZE,
     WEIGH,
     DEBAYER,
     INTEGRATE,
+    DRIZZLE,
+    CROP,
+    RGB,
 )
 """Every stage; a plan's steps follow this order."""

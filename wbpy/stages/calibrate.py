@@ -58,7 +58,7 @@ class CalibrateParams(Params, frozen=True, kw_only=True):
         int, Meta(ge=0, description="side of the central square that is compared, px; 0 is the whole frame")
     ] = 0
     scale_dark: Annotated[
-        bool, Meta(description="scale the dark signal by the ratio of the exposures; needs a bias")
+        bool, Meta(description="scale the dark signal by the ratio of the exposures, which goes before; needs a bias")
     ] = False
     pedestal: Annotated[
         Annotated[float, Meta(ge=0, le=10000)] | Literal["auto"],
@@ -134,11 +134,12 @@ class Calibrated:
         }
 
 
-def is_pre_calibrated(dark: FloatArray, bias: FloatArray) -> bool:
-    """Return whether a master dark lies so far below the bias that the bias was subtracted from it before."""
-    from wbpy.kernels import statistics
+def is_pre_calibrated(dark_dn: float, bias_dn: float) -> bool:
+    """Return whether a dark of this level lies so far below the bias that the bias was subtracted from it before.
 
-    return statistics.median(dark.reshape(-1)) < PRE_CALIBRATED * statistics.median(bias.reshape(-1))
+    A camera that has no offset, whose bias lies on zero like its darks, is none of these.
+    """
+    return dark_dn < PRE_CALIBRATED * bias_dn
 
 
 def prepare(
@@ -156,7 +157,7 @@ def prepare(
         The stage's parameters. A dark is scaled only where there is a bias too.
     dark, bias, flat : (H, W) float32 ndarray or None, DN
         Masters; the dark still contains the bias, so a bias counts only where there is no dark or it is scaled.
-    cfa : (2, 2) uint8 ndarray or None
+    cfa : (p, p) uint8 ndarray or None
         Colours of the CFA, None for mono.
     """
     import numpy as np
@@ -164,12 +165,12 @@ def prepare(
     from wbpy.kernels import calibration, darkscale, statistics
 
     nothing = np.empty(0, np.float32)
-    step = 1 if cfa is None else 2
+    step = 1 if cfa is None else len(cfa)
     thermal: FloatArray | None = None
     chosen: DarkSet | None = None
     if dark is not None and bias is not None and (params.optimize_dark or params.scale_dark):
         thermal = dark - bias
-        if params.optimize_dark:
+        if params.optimize_dark and not params.scale_dark:
             highest = _UNSATURATED * float(np.nanmax(dark)) - statistics.median(bias.reshape(-1))
             chosen = darkscale.dark_set(thermal, step, params.optimize_threshold, params.optimize_window, highest)
         offset: FloatArray | None = bias
@@ -226,7 +227,7 @@ def run(
 
     height, width = light.shape
     out = np.empty(height * width, np.float32)
-    cell = calibration.step
+    cell = math.isqrt(len(calibration.planes))
     counts = np.zeros((cell * cell, histograms.SIZE), np.int64)
     # Half a million pixels stay in a core's cache from one pass over them to the next.
     rows = max(2, 500_000 // width)
@@ -294,8 +295,10 @@ def _dark_scale(
     if calibration.dark_set is None or calibration.thermal is None:
         return fallback, None, 0
     if params.optimize_by == "deviation":
+        # X-Trans frames are binned by 3 (PCL 1.8.9), which mixes their colours as 2 does those of Bayer frames.
+        cell = 3 if calibration.step == 6 else calibration.step
         found = darkscale.scale_by_deviation(
-            image, calibration.thermal, calibration.step, params.optimize_threshold, params.optimize_window
+            image, calibration.thermal, cell, params.optimize_threshold, params.optimize_window
         )
     else:
         highest = _UNSATURATED * float(np.nanmax(image))
@@ -307,7 +310,7 @@ def _dark_scale(
 
 CALIBRATE = Stage(
     name="calibrate",
-    version=2,
+    version=3,
     per="light",
     title="Subtract dark or bias, divide by the flat",
     run=run,

@@ -8,7 +8,7 @@ pixel or a plan: each result is an :class:`Observation`, which becomes a finding
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ import msgspec
 from wbpy.model import Frame, Scalar
 from wbpy.rules import Rules, find_sensor
 from wbpy.stages.base import Reader
+from wbpy.stages.levels import HIGH_DN
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,6 +58,8 @@ class PlaneStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """Pixels at or below 0 DN."""
     at_maximum: int
     """Pixels on the highest level that occurs."""
+    high: int
+    """Pixels from `levels.HIGH_DN` on."""
     levels: int
     """Number of different levels."""
     step: int
@@ -133,7 +136,7 @@ def measure_frame(reader: Reader, cfa: str | None, counts: npt.NDArray[np.int64]
     """
     import numpy as np
 
-    from wbpy.kernels import histograms
+    from wbpy.kernels import calibration, histograms
 
     names = _plane_names(cfa)
     cell = 1 if len(names) == 1 else 2
@@ -149,10 +152,16 @@ def measure_frame(reader: Reader, cfa: str | None, counts: npt.NDArray[np.int64]
         y0, y1 = edges[row], edges[row + 1]
         if y1 <= y0:
             continue
-        band = reader.read(y0, y1)
-        lost, parts = histograms.count_levels(band, y0, cell, counts)
-        missing, broken = missing + lost, broken + parts
-        tiles[:, :, row] = histograms.tile_levels(band, y0, cell, TILES)
+        stored = reader.words(y0, y1)
+        if stored is None:
+            band = reader.read(y0, y1)
+            lost, parts = histograms.count_levels(band, y0, cell, counts)
+            missing, broken = missing + lost, broken + parts
+            tiles[:, :, row] = histograms.tile_levels(band, y0, cell, TILES)
+        else:
+            words, zero = stored
+            calibration.count_words(words, width, y0, cell, int(zero) - 32768 - histograms.FIRST, counts)
+            tiles[:, :, row] = histograms.tile_levels_of_words(words, width, zero, y0, cell, TILES)
     total = counts.sum(axis=0)
     first = -histograms.FIRST
     above = np.cumsum(total[::-1])[::-1][first : first + 65536 : ABOVE_STEP]
@@ -197,9 +206,10 @@ def _describe(name: str, counts: npt.NDArray[np.int64]) -> PlaneStatistics:
         inner = counts[first : math.floor(median + reach) - histograms.FIRST + 1].astype(np.float64)
         number = inner.sum()
         offsets = np.arange(inner.size, dtype=np.float64)
-        centre = float(np.dot(offsets, inner) / number)
+        # No np.dot: threads of its library would decide the order of summation.
+        centre = float((offsets * inner).sum() / number)
         level = centre + first + histograms.FIRST
-        sigma = math.sqrt(float(np.dot((offsets - centre) ** 2, inner) / number))
+        sigma = math.sqrt(float(((offsets - centre) ** 2 * inner).sum() / number))
     spacing, spacings = histograms.level_spacing(counts)
     used = np.flatnonzero(counts)
     return PlaneStatistics(
@@ -214,6 +224,7 @@ def _describe(name: str, counts: npt.NDArray[np.int64]) -> PlaneStatistics:
         sigma=sigma,
         at_zero=histograms.count_within(counts, histograms.FIRST, 0),
         at_maximum=int(counts[used[-1]]) if used.size else 0,
+        high=histograms.count_within(counts, HIGH_DN, histograms.FIRST + histograms.SIZE),
         levels=int(used.size),
         step=histograms.level_step(counts),
         spacing=spacing,
@@ -819,6 +830,34 @@ class _InMemory:
         return None
 
 
+@dataclass(frozen=True)
+class _Look:
+    """What one calibrated light shows by itself."""
+
+    seen: list[Observation]
+    shape: tuple[int, int]
+    background: npt.NDArray[np.float64]
+    """Median of each plane, DN."""
+    isolated: npt.NDArray[np.int64]
+    """Flat indices of pixels that stand out alone."""
+    field: FloatArray
+    """See `field_of`."""
+
+
+def _look(rules: Rules, path: str, image: FloatArray, cfa: str | None) -> _Look:
+    import numpy as np
+
+    marked = np.zeros(image.shape, np.uint8)
+    mark_isolated(rules, image, cfa, marked)
+    return _Look(
+        seen=below_zero(rules, path, image, cfa),
+        shape=(image.shape[0], image.shape[1]),
+        background=_plane_medians(image, cfa),
+        isolated=np.flatnonzero(marked),
+        field=field_of(image, cfa),
+    )
+
+
 def examine_lights(
     rules: Rules,
     subject: str,
@@ -828,6 +867,8 @@ def examine_lights(
     flat: FloatArray | None = None,
     dark: FloatArray | None = None,
     bias: FloatArray | None = None,
+    offset_dn: float | None = None,
+    spread: Callable[..., Iterable[_Look]] = map,
 ) -> list[Observation]:
     """Return what calibrated and corrected lights of one group show; each is looked at once.
 
@@ -842,6 +883,10 @@ def examine_lights(
         Colours of the 2x2 cell.
     flat, dark, bias : (H, W) float32 ndarray, DN, optional
         The masters that calibrated them; the dark still contains the bias.
+    offset_dn : float, optional
+        Level of bias frames of the same camera and settings.
+    spread : callable
+        Like the built-in map, in order; may look at several lights at the same time.
     """
     import numpy as np
 
@@ -851,20 +896,22 @@ def examine_lights(
     fields: list[FloatArray] = []
     marked: npt.NDArray[np.uint8] | None = None
     background: npt.NDArray[np.float64] | None = None
-    for path, image in lights:
-        seen += below_zero(rules, path, image, cfa)
+    for look in spread(lambda light: _look(rules, light[0], light[1], cfa), lights):
+        seen += look.seen
         if marked is None:
-            marked = np.zeros(image.shape, np.uint8)
+            marked = np.zeros(look.shape, np.uint8)
         if background is None:
-            background = _plane_medians(image, cfa)
-        mark_isolated(rules, image, cfa, marked)
-        fields.append(field_of(image, cfa))
+            background = look.background
+        marked.reshape(-1)[look.isolated] += 1
+        fields.append(look.field)
     if marked is None or background is None:
         return seen
     seen += hot_pixels_left(rules, subject, marked, len(fields))
     field = background_field(fields)
     block = block_side(*marked.shape)
     if flat is not None:
+        if offset_dn is not None:
+            seen += uncalibrated_flat(rules, subject, flat, offset_dn)
         shape = field_of(flat, cfa)
         correction = flat_correction(rules, subject, field, shape)
         seen += correction
@@ -1031,6 +1078,49 @@ def flat_correction(rules: Rules, subject: str, field: FloatArray, flat: FloatAr
         "amplitude_percent": 100 * found.amplitude,
     }
     return [Observation(id, subject, evidence)]
+
+
+def uncalibrated_flat(rules: Rules, subject: str, flat: FloatArray, offset_dn: float) -> list[Observation]:
+    """Return a master flat from which its offset was not subtracted (guide, 6.3.1).
+
+    Told by the pixels that see no light, of which each sensor has some: with an offset they lie together on the level
+    of the bias, without one about zero. A sensor without a dead pixel tells nothing.
+
+    Parameters
+    ----------
+    rules : Rules
+    subject : str
+        The flat.
+    flat : (H, W) float32 ndarray, DN
+        The master as it divides the lights; NaN is left out.
+    offset_dn : float
+        Level of bias frames of the same camera and settings.
+    """
+    import numpy as np
+
+    from wbpy.kernels import statistics
+
+    limits = rules.findings["CHK012"].limits
+    level = statistics.median(flat.reshape(-1))
+    if not level > limits["bright"] * offset_dn > 0:
+        # So weak a flat has pixels of every level down to the offset.
+        return []
+    reach = max(limits["share"] * offset_dn, limits["dn"])
+    away = flat[flat < offset_dn + 3 * reach].astype(np.float64) - offset_dn
+    lowest = away[np.abs(away) < reach]
+    number, above = int(lowest.size), int(np.count_nonzero(away >= reach))
+    # Above them is a gap; in a flat whose vignetting or dust reaches down to that level there is none.
+    if number < limits["pixels"] or np.any(away <= -reach) or 2 * above > number:
+        return []
+    floor = offset_dn + float(np.median(lowest))
+    evidence: dict[str, Scalar] = {
+        "pixels": number,
+        "floor_dn": floor,
+        "offset_dn": offset_dn,
+        "level_dn": level,
+        "left_percent": 100 * offset_dn / level,
+    }
+    return [Observation("CHK012", subject, evidence)]
 
 
 def glow_left(rules: Rules, subject: str, field: FloatArray, glow: FloatArray) -> list[Observation]:

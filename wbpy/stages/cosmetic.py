@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta
 
+from wbpy.stages import levels
 from wbpy.stages.base import Input, Output, Params, Stage
 
 if TYPE_CHECKING:
@@ -187,22 +188,30 @@ def run(
         Calibrated frame; changed.
     known : (n,) int64 ndarray
         Flat indices from :func:`defects` and :func:`parse_list`.
-    cfa : (2, 2) uint8 ndarray or None
-        Neighbours of the same colour stand two pixels apart.
+    cfa : (p, p) uint8 ndarray or None
+        Colours of the CFA: defects are compared with and replaced by neighbours of their own.
     """
     import numpy as np
 
     from wbpy.kernels import defects as kernels
+    from wbpy.kernels import mosaics
 
-    step = 1 if cfa is None else 2
-    kernels.replace_defects(image, known, step)
     # After the listed ones, so that a cluster of them does not hide its neighbours from the test.
-    found = kernels.detect_outliers(image, step, params.hot_sigma, params.cold_sigma)
-    before = image.reshape(-1)[found]
-    kernels.replace_defects(image, found, step)
+    if cfa is not None and len(cfa) != 2:
+        mosaics.replace_defects(image, known, cfa)
+        found = mosaics.detect_outliers(image, cfa, params.hot_sigma, params.cold_sigma)
+        before = image.reshape(-1)[found]
+        mosaics.replace_defects(image, found, cfa)
+    else:
+        step = 1 if cfa is None else 2
+        kernels.replace_defects(image, known, step)
+        found = kernels.detect_outliers(image, step, params.hot_sigma, params.cold_sigma)
+        before = image.reshape(-1)[found]
+        kernels.replace_defects(image, found, step)
     hot = int(np.count_nonzero(before > image.reshape(-1)[found]))
     y, x = np.divmod(np.concatenate([known, found]), image.shape[1])
-    planes = np.bincount((y % step) * step + x % step, minlength=step * step)
+    cell = levels.cell_of(cfa)
+    planes = np.bincount((y % cell) * cell + x % cell, minlength=cell * cell)
     return Cosmetic(image, int(known.size), hot, int(found.size) - hot, tuple(planes.tolist()))
 
 

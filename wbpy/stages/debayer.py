@@ -18,17 +18,42 @@ if TYPE_CHECKING:
 
     from wbpy.stages.base import FloatArray
 
+Method = Literal["guided", "malvar", "rcd", "vng", "bilinear", "superpixel"]
+
+BAYER_LETTERS = 4
+"""Of the pattern of a Bayer mosaic, as a frame states it."""
+
+BAYER_ONLY = ("malvar", "rcd", "vng")
+"""Methods that count on the 2x2 cell; frames with another one are interpolated by ``guided``."""
+
 
 class DebayerParams(Params, frozen=True, kw_only=True):
     """How colours are interpolated."""
 
     method: Annotated[
-        Literal["malvar", "rcd", "bilinear"],
+        Method,
         Meta(
-            description="malvar keeps the fluxes of stars; rcd follows edges, which bends the colours of stars; "
-            "bilinear averages neighbours"
+            description="guided averages each colour and adds the detail of green in the ratio of the colours around; "
+            "malvar, rcd and vng carry detail from one colour to the other, which bends the colours of stars; bilinear "
+            "averages neighbours, which broadens stars; superpixel joins 2x2 pixels (X-Trans: 3x3) into one. X-Trans "
+            "frames: guided, bilinear, superpixel"
         ),
-    ] = "malvar"
+    ] = "guided"
+
+
+def method_for(params: DebayerParams, period: int) -> Method:
+    """Return the method that is used on a mosaic whose cell has `period` pixels a side."""
+    return "guided" if period != 2 and params.method in BAYER_ONLY else params.method
+
+
+def joined(params: DebayerParams, cfa: npt.NDArray[np.uint8] | None) -> int:
+    """Return the side in pixels of what becomes one pixel: 1, or that of a superpixel.
+
+    2 for a Bayer mosaic; 3 for X-Trans, where each 3 x 3 pixels hold two red, two blue and five green ones.
+    """
+    if cfa is None or params.method != "superpixel":
+        return 1
+    return 2 if len(cfa) == 2 else 3
 
 
 def run(params: DebayerParams, image: FloatArray, cfa: npt.NDArray[np.uint8]) -> FloatArray:
@@ -40,41 +65,58 @@ def run(params: DebayerParams, image: FloatArray, cfa: npt.NDArray[np.uint8]) ->
         The stage's parameters.
     image : (h, w) float32 ndarray, DN
         Calibrated CFA data; NaN is missing and spreads over at most ``HALO`` pixels.
-    cfa : (2, 2) uint8 ndarray
-        Colour (0 R, 1 G, 2 B) at ``[y % 2, x % 2]`` of this rectangle.
+    cfa : (p, p) uint8 ndarray
+        Colour (0 R, 1 G, 2 B) at ``[y % p, x % p]`` of this rectangle; p is 2 (Bayer) or 6 (X-Trans).
 
     Returns
     -------
     (3, h, w) float32 ndarray, DN
-        Measured samples unchanged in their own colour.
+        Measured samples unchanged in their own colour. Of superpixels (3, h // s, w // s), see :func:`joined`: pixel
+        (X, Y) lies at ``s X + (s - 1) / 2`` and so on of the rectangle, and rows and columns left over are dropped.
     """
     import numpy as np
 
-    from wbpy.kernels import debayer as kernels
+    from wbpy.kernels import debayer, guided, vng, xtrans
 
-    out = np.empty((3, *image.shape), np.float32)
-    method = {"malvar": kernels.malvar, "rcd": kernels.rcd, "bilinear": kernels.bilinear}[params.method]
-    method(image, cfa, out)
+    side = joined(params, cfa)
+    out = np.empty((3, image.shape[0] // side, image.shape[1] // side), np.float32)
+    if side > 1:
+        xtrans.superpixel(image, cfa, side, out)
+        return out
+    method = method_for(params, len(cfa))
+    if len(cfa) != 2:
+        (xtrans.bilinear if method == "bilinear" else xtrans.guided)(image, cfa, out)
+        return out
+    {
+        "guided": guided.guided,
+        "malvar": debayer.malvar,
+        "rcd": debayer.rcd,
+        "vng": vng.vng,
+        "bilinear": debayer.bilinear,
+    }[method](image, cfa, out)
     return out
 
 
-def halo(params: DebayerParams) -> int:
-    """Return how many pixels beyond a rectangle the method reads; even, so that the CFA keeps its phase."""
-    from wbpy.kernels import debayer as kernels
+def halo(params: DebayerParams, cfa: npt.NDArray[np.uint8]) -> int:
+    """Return how many pixels beyond a rectangle the method reads."""
+    from wbpy.kernels import debayer, guided, vng, xtrans
 
-    reach: int = kernels.HALO[params.method]
-    return reach + reach % 2
+    if params.method == "superpixel":
+        return 0
+    if len(cfa) != 2:
+        return xtrans.HALO
+    return {**debayer.HALO, "guided": guided.HALO, "vng": vng.HALO}[params.method]
 
 
 DEBAYER = Stage(
     name="debayer",
-    version=1,
+    version=2,
     per="light",
     title="Interpolate the colours of CFA frames",
     run=run,
     params=DebayerParams,
     inputs=(Input("image", "cosmetic"),),
     outputs=(Output("image", "debayered", "DN"),),
-    findings=(),
+    findings=("DEB001",),
     memory=lambda height, width: 4 * height * width * 4,
 )

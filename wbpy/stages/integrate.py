@@ -7,8 +7,8 @@ and normalized; then outliers are rejected and the rest is averaged. No register
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta
@@ -17,6 +17,7 @@ from wbpy.stages import debayer
 from wbpy.stages.base import Input, Output, Stage, Window, Work
 from wbpy.stages.debayer import DebayerParams
 from wbpy.stages.masters import RejectionParams
+from wbpy.stages.register import channel_nodes, no_displacement
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,19 +49,42 @@ class IntegrateParams(RejectionParams, frozen=True, kw_only=True):
     large_scale_growth: Annotated[
         int, Meta(ge=0, le=20, description="radius by which large structures are widened, px")
     ] = 2
-    maps: Annotated[
-        tuple[Literal["coverage", "variance", "weight"], ...],
+    combination: Annotated[
+        Literal["mean", "median", "min", "max"],
+        Meta(description="what is made of the samples kept: weighted mean, weighted median, the smallest, the largest"),
+    ] = "mean"
+    seeing_tolerance: Annotated[
+        float,
         Meta(
-            description="maps written beside the rejection maps: number of lights, variance of the mean, sum of weights"
+            ge=0,
+            description="at stars the limits of the rejection widen by this many times what the change of seeing "
+            "between the lights does to a star; 0: never",
+        ),
+    ] = 1.5
+    maps: Annotated[
+        tuple[Literal["coverage", "variance", "variance_expected", "weight"], ...],
+        Meta(
+            description="maps written beside the rejection maps: number of lights, variance of the mean from the "
+            "scatter of its samples, variance of the mean from the noise of the lights, sum of weights"
         ),
     ] = ()
     interpolation: Annotated[
-        Literal["lanczos3", "bilinear", "nearest"], Meta(description="how frames are resampled onto the reference")
-    ] = "lanczos3"
+        Literal["auto", "lanczos3", "lanczos4", "bicubic", "bilinear", "nearest", "area"],
+        Meta(
+            description="how frames are resampled onto the reference; auto: lanczos3, but a copy for shifts by whole "
+            "pixels and the mean over the area where the reference's pixels are 1.5 times as wide or more"
+        ),
+    ] = "auto"
     clamping: Annotated[
         float,
-        Meta(ge=0, description="Lanczos: sigma of the local noise below the lowest pixel from which ringing is damped"),
+        Meta(
+            ge=0, description="sigma of the local noise below the lowest pixel from which Lanczos's ringing is damped"
+        ),
     ] = 0.3
+    channels: Annotated[
+        Literal["combined", "separate", "both"],
+        Meta(description="frames with a CFA: one file in colour, one file for each of red, green and blue, or both"),
+    ] = "combined"
     pedestal: Annotated[
         str, Meta(description="added to the result so that noise around zero survives the range [0, 1]: auto, or DN")
     ] = "auto"
@@ -80,6 +104,23 @@ class Light:
     """Of a local normalization: nodes of the offset of each channel instead of `offset`."""
     surface_step: int = 0
     """Distance of the nodes, px."""
+    displacement: npt.NDArray[np.float64] = field(default_factory=no_displacement)
+    """(K, gy, gx, 2): as of `register.Transform`."""
+    displacement_step: int = 0
+    saturation: float = math.inf
+    """Level from which on its pixels may be saturated, DN."""
+    fwhm: float = math.nan
+    """Of its stars, px."""
+    noise: tuple[float, ...] = ()
+    """Of each channel, DN before scaling; empty: not known, and neither are seeing and expected variance."""
+    background: tuple[float, ...] = ()
+    """Where the noise is that, of each channel, DN before scaling."""
+    e_per_dn: float | None = None
+    """Electrons per DN; None: not known."""
+    sided: tuple[npt.NDArray[np.float64], ...] = ()
+    """As of `normalize.Normalization`: takes the place of scale, offset and surfaces."""
+    judged: tuple[tuple[float, float], ...] = ()
+    """Scale and offset of each channel for the rejection; empty: that sees what the result is made of."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +136,8 @@ class Strip:
     """(C, h, W) float32: share of the samples rejected as too bright."""
     maps: dict[str, FloatArray]
     """(C, h, W) float32 for each name of `IntegrateParams.maps`: number of lights that have a sample; variance of the
-    mean, DN^2, NaN where fewer than two samples were kept; sum of the weights of the samples kept."""
+    mean, DN^2, NaN where fewer than two samples were kept; the same from the noise of the lights, NaN where none was
+    kept; sum of the weights of the samples kept."""
 
 
 @dataclass
@@ -118,6 +160,7 @@ def run(
     shape: tuple[int, int],
     cfa: npt.NDArray[np.uint8] | None,
     counts: Counts,
+    refused: Callable[[int, int, npt.NDArray[np.uint8]], None] | None = None,
 ) -> Iterator[Strip]:
     """Yield the integration of `lights` from top to bottom.
 
@@ -135,6 +178,9 @@ def run(
         Of the frames.
     counts : Counts
         Filled in: samples offered and rejected per frame, summed over channels.
+    refused : callable, optional
+        Called for each tile, from several threads, with its y0 and x0 (a multiple of 8) and the (C, N, h, w / 8) bits
+        of the samples that do not count, first in the highest, 1 for rejected. None of a pixel's where all are.
     """
     import numpy as np
 
@@ -145,6 +191,10 @@ def run(
     if params.large_scale_low or params.large_scale_high:
         # One channel's samples a second time, judged and cropped.
         per_pixel += 8 * len(lights)
+    elif _tolerance(params, lights):
+        per_pixel += 4 * len(lights)
+    if lights[0].judged:
+        per_pixel += 4 * (channels + 1) * len(lights)
     side = tile_side(work.memory // (2 * work.workers), per_pixel)
     tiles = [
         (y, x, min(height, y + side), min(width, x + side))
@@ -153,7 +203,7 @@ def run(
     ]
 
     def tile(box: tuple[int, int, int, int]) -> _Tile:
-        return _tile(params, debayer_params, lights, shape, cfa, channels, box)
+        return _tile(params, debayer_params, lights, shape, cfa, channels, box, refused)
 
     strip: Strip | None = None
     for done, (box, result) in enumerate(zip(tiles, work.map(tile, tiles), strict=True), 1):
@@ -204,26 +254,34 @@ def _tile(
     cfa: npt.NDArray[np.uint8] | None,
     channels: int,
     box: tuple[int, int, int, int],
+    refused: Callable[[int, int, npt.NDArray[np.uint8]], None] | None,
 ) -> _Tile:
     """Return one tile. Large structures are sought in a wider rectangle, so that they do not end at its edges."""
     import numpy as np
 
-    from wbpy.kernels import combine, local_normalization, rejection, structures
+    from wbpy.kernels import combine, rejection, seeing, structures
 
     y0, x0, y1, x1 = box
     h, w = y1 - y0, x1 - x0
     grown = params.large_scale_low or params.large_scale_high
     margin = structures.reach(params.large_scale_layers, params.large_scale_growth) if grown else 0
+    tolerance = _tolerance(params, lights)
+    if tolerance:
+        margin = max(margin, seeing.HALO)
     top, left = max(0, y0 - margin), max(0, x0 - margin)
     rows, columns = min(shape[0], y1 + margin) - top, min(shape[1], x1 + margin) - left
     inner = np.s_[y0 - top : y1 - top, x0 - left : x1 - left]
     count = len(lights)
     stack = np.empty((channels, count, rows, columns), np.float32)
+    # What the rejection sees.
+    apart = all(light.judged for light in lights)
+    compared = np.empty_like(stack) if apart else stack
     resampled = np.empty((channels, rows, columns), np.float32)
     lost = np.zeros((count, 2), np.int64)
     out_of_range = np.zeros((2, channels, h, w), np.uint16)
+    bits = np.zeros((channels, count, h, -(-w // 8)) if refused is not None else 0, np.uint8)
     for number, light in enumerate(lights):
-        resample(params, debayer_params, light.window, light.matrix, cfa, resampled, left, top)
+        resample(params, debayer_params, light, cfa, resampled, left, top)
         for c in range(channels):
             plane, target = resampled[c], stack[c, number]
             for side, limit in enumerate((params.range_low, params.range_high)):
@@ -232,12 +290,13 @@ def _tile(
                     out_of_range[side, c] += beyond[inner]
                     lost[number, side] += np.count_nonzero(beyond[inner])
                     plane[beyond] = np.nan
-            if light.surfaces:
-                step = light.surface_step
-                local_normalization.apply(plane, light.scale[c], light.surfaces[c], step, left, top, target)
-            else:
-                np.multiply(plane, np.float32(light.scale[c]), out=target)
-                target += np.float32(light.offset[c])
+                    if refused is not None:
+                        bits[c, number] |= np.packbits(beyond[inner], axis=-1)
+            _normalize(light, c, plane, left, top, target)
+            if apart:
+                scale, offset = light.judged[c]
+                np.multiply(plane, np.float32(scale), out=compared[c, number])
+                compared[c, number] += np.float32(offset)
     present = np.isfinite(stack[(..., *inner)])
     offered = present.sum(axis=(0, 2, 3), dtype=np.int64) + lost.sum(axis=1)
     image, low_share, high_share = (np.empty((channels, h, w), np.float32) for _ in range(3))
@@ -251,18 +310,36 @@ def _tile(
     for c in range(channels):
         weights = np.array([light.weight[c] for light in lights], np.float64)
         values = stack[c].reshape(count, rows * columns)
-        rejection.bounds(values, algorithm, params.low, params.high, low, high, params.ccd_noise)
-        judged, least, most = values, low, high
-        if grown:
-            judged = _judged(params, stack[c], low.reshape(rows, columns), high.reshape(rows, columns))[(..., *inner)]
-            judged = judged.reshape(count, h * w)
-            values = stack[c][(..., *inner)].reshape(count, h * w)
+        judged = compared[c].reshape(count, rows * columns)
+        noise = _typical_noise(lights, c)
+        floor = rejection.noise_floor(params.low, params.high, noise)
+        rejection.bounds(judged, algorithm, params.low, params.high, low, high, params.ccd_noise, floor)
+        if tolerance:
+            seeing.widen_bounds(low.reshape(rows, columns), high.reshape(rows, columns), tolerance, noise)
+        least, most = low, high
+        if margin:
+            judged = values = stack[c][(..., *inner)].reshape(count, h * w)
+            if grown or apart:
+                wide = compared[c]
+                if grown:
+                    wide = _judged(params, wide, low.reshape(rows, columns), high.reshape(rows, columns))
+                judged = wide[(..., *inner)].reshape(count, h * w)
             least, most = (np.ascontiguousarray(b.reshape(rows, columns)[inner]).reshape(-1) for b in (low, high))
         flat = image[c].reshape(-1)
         variance = maps["variance"][c].reshape(-1) if "variance" in maps else None
-        combine.mean(values, judged, least, most, weights, flat, weight_sum, low_count, high_count, lost, variance)
+        filled = (flat, weight_sum, low_count, high_count, lost, variance)
+        if params.combination == "mean":
+            combine.mean(values, judged, least, most, weights, *filled)
+        else:
+            combine.ranked(values, judged, least, most, weights, params.combination, *filled)
+        if "variance_expected" in maps:
+            expected = maps["variance_expected"][c].reshape(-1)
+            combine.expected_variance(values, judged, least, most, weights, *_noise(lights, c), flat, expected)
         if "weight" in maps:
             maps["weight"][c] = weight_sum.reshape(h, w)
+        if refused is not None:
+            outside = ((judged < least) | (judged > most)) & (weight_sum > 0)
+            bits[c] |= np.packbits(outside.reshape(count, h, w), axis=-1)
         empty = np.isnan(image[c])
         shares = [
             (counted.reshape(h, w) + out_of_range[side, c]) / np.float32(count)
@@ -270,7 +347,53 @@ def _tile(
         ]
         low_share[c] = np.where(empty, 1.0, shares[0])
         high_share[c] = shares[1]
+    if refused is not None:
+        refused(y0, x0, bits)
     return _Tile(image, low_share, high_share, maps, Counts(offered, lost[:, 0], lost[:, 1]))
+
+
+def _normalize(light: Light, c: int, plane: FloatArray, x0: int, y0: int, out: FloatArray) -> None:
+    """Fill `out` with a channel of a resampled frame, whose first pixel is (x0, y0), at the level of the result."""
+    import numpy as np
+
+    from wbpy.kernels import local_normalization
+
+    if light.sided:
+        local_normalization.apply_sided(plane, light.sided[c], light.surface_step, x0, y0, out)
+    elif light.surfaces:
+        local_normalization.apply(plane, light.scale[c], light.surfaces[c], light.surface_step, x0, y0, out)
+    else:
+        np.multiply(plane, np.float32(light.scale[c]), out=out)
+        out += np.float32(light.offset[c])
+
+
+def _tolerance(params: IntegrateParams, lights: Sequence[Light]) -> float:
+    """Return what the Laplacian of the picture is multiplied with to widen the limits at stars, px^2; 0: nothing."""
+    from wbpy.kernels import seeing
+
+    if params.rejection == "none" or not all(light.noise for light in lights):
+        return 0.0
+    return params.seeing_tolerance * seeing.change([light.fwhm for light in lights])
+
+
+def _typical_noise(lights: Sequence[Light], c: int) -> float:
+    """Return the median noise of what the rejection sees of the lights, DN; 0 when it is not known."""
+    import statistics
+
+    scales = [light.judged[c][0] if light.judged else light.scale[c] for light in lights]
+    known = [k * light.noise[c] for k, light in zip(scales, lights, strict=True) if light.noise]
+    return statistics.median(known) if known else 0.0
+
+
+def _noise(lights: Sequence[Light], c: int) -> tuple[list[float], list[float], list[float]]:
+    """Return noise, variance of one DN of signal, and background of each light, all scaled; NaN where not known."""
+    noise, photon, level = [], [], []
+    for light in lights:
+        scale = light.scale[c]
+        noise.append(scale * light.noise[c] if light.noise else math.nan)
+        photon.append(scale / light.e_per_dn if light.e_per_dn else 0.0)
+        level.append(scale * light.background[c] + light.offset[c] if light.background else 0.0)
+    return noise, photon, level
 
 
 def _judged(params: IntegrateParams, stack: FloatArray, low: FloatArray, high: FloatArray) -> FloatArray:
@@ -295,8 +418,7 @@ def _judged(params: IntegrateParams, stack: FloatArray, low: FloatArray, high: F
 def resample(
     params: IntegrateParams,
     debayer_params: DebayerParams,
-    window: Window,
-    matrix: npt.NDArray[np.float64],
+    light: Light,
     cfa: npt.NDArray[np.uint8] | None,
     out: FloatArray,
     x0: int,
@@ -307,29 +429,91 @@ def resample(
 
     from wbpy.kernels import warp
 
-    height, width = window.shape
+    joined = debayer.joined(debayer_params, cfa)
+    height, width = (side // joined for side in light.window.shape)
     _, h, w = out.shape
-    margin = warp.HALO[params.interpolation] + (0 if cfa is None else debayer.halo(debayer_params))
-    sx0, sy0, sx1, sy1 = warp.source_window(matrix, x0, y0, w, h, width, height, margin)
+    matrix, displacement, step = light.matrix, light.displacement, light.displacement_step
+    name: str = params.interpolation
+    if name == "auto":
+        # Of the whole frame, so that all tiles take the same.
+        name = warp.choose(matrix, width, height, displacement.size > 0)
+    margin = warp.halo(name, matrix) + (0 if cfa is None else debayer.halo(debayer_params, cfa))
+    sx0, sy0, sx1, sy1 = warp.source_window(matrix, x0, y0, w, h, width, height, margin, displacement, step)
     if sx1 <= sx0 or sy1 <= sy0:
         out.fill(np.nan)
         return
-    # A sliver at the frame's edge is widened to what a debayer filter needs; an even origin keeps the phase of the CFA.
-    sx0, sx1 = _widened(sx0, sx1, width)
-    sy0, sy1 = _widened(sy0, sy1, height)
-    pixels = window.read(sy0, sy1, sx0, sx1)
+    # A sliver at the frame's edge is widened to what a debayer filter needs; a whole number of cells before the origin
+    # keeps the phase of the CFA.
+    period = 1 if cfa is None else len(cfa)
+    period //= math.gcd(period, joined)
+    sx0, sx1 = _widened(sx0, sx1, width, period)
+    sy0, sy1 = _widened(sy0, sy1, height, period)
+    pixels = light.window.read(*(joined * edge for edge in (sy0, sy1, sx0, sx1)))
     source = pixels[None] if cfa is None else debayer.run(debayer_params, pixels, cfa)
-    if params.interpolation == "lanczos3":
-        warp.lanczos3(source, sx0, sy0, matrix, out, x0, y0, params.clamping)
-    else:
-        (warp.bilinear if params.interpolation == "bilinear" else warp.nearest)(source, sx0, sy0, matrix, out, x0, y0)
+    kernel = warp.KERNELS[name]
+    # Channels that share their displacement share the coordinates of a row.
+    groups = [slice(c, c + 1) for c in range(len(out))] if len(displacement) > 1 else [slice(None)]
+    for channels in groups:
+        nodes = channel_nodes(displacement, channels.start or 0)
+        planes, target = source[channels], out[channels]
+        kernel(planes, sx0, sy0, matrix, target, x0, y0, params.clamping, nodes, step, light.saturation)
 
 
-def _widened(start: int, end: int, size: int) -> tuple[int, int]:
-    """Return an interval of at least 8 pixels around `start` to `end`, within 0 to `size`, from an even start on."""
+def _widened(start: int, end: int, size: int, period: int) -> tuple[int, int]:
+    """Return at least 8 pixels around `start` to `end`, within 0 to `size`, from a multiple of `period` on."""
     end = min(size, max(end, start + 8))
     start = max(0, min(start, end - 8))
-    return start - start % 2, end
+    return start - start % period, end
+
+
+def on_joined_pixels(light: Light, side: int, counts: Sequence[int]) -> Light:
+    """Return a light on a grid whose pixels are `side` x `side` of those of frame and output.
+
+    Parameters
+    ----------
+    light : Light
+        For whole pixels. Its window stays as it is: `resample` joins pixels as it reads them.
+    side : int
+    counts : sequence of int
+        How many samples of each channel a joined pixel has; their mean has less noise.
+    """
+    import numpy as np
+    from scipy.ndimage import map_coordinates
+
+    # Joined pixel (X, Y) lies at side X + (side - 1) / 2 of the whole ones.
+    shift = (side - 1) / 2
+    whole = np.array([[side, 0.0, shift], [0.0, side, shift], [0.0, 0.0, 1.0]])
+    matrix = np.linalg.inv(whole) @ light.matrix @ whole
+
+    def coarser(nodes: npt.NDArray[np.float64], step: int, first: int) -> npt.NDArray[np.float64]:
+        """Return nodes (gy, gx), of which number `first` lies at the origin, at a side-th of their distance."""
+        own = max(1, step // side)
+        places = [
+            (side * own * (np.arange(-first, (count - first - 1) * step // (side * own) + first + 2)) + shift) / step
+            for count in nodes.shape
+        ]
+        at = np.meshgrid(*(place + first for place in places), indexing="ij")
+        return np.asarray(map_coordinates(nodes, at, order=1, mode="nearest"))
+
+    displacement = light.displacement
+    if len(displacement):
+        displacement = np.stack(
+            [
+                np.stack([coarser(nodes[..., k], light.displacement_step, 0) / side for k in range(2)], axis=-1)
+                for nodes in displacement
+            ]
+        )
+    return replace(
+        light,
+        matrix=matrix,
+        displacement=displacement,
+        displacement_step=light.displacement_step // side,
+        surfaces=tuple(coarser(nodes, light.surface_step, 1) for nodes in light.surfaces),
+        sided=tuple(np.stack([coarser(one, light.surface_step, 1) for one in nodes]) for nodes in light.sided),
+        surface_step=max(1, light.surface_step // side) if light.surface_step else 0,
+        fwhm=light.fwhm / side,
+        noise=tuple(sigma / math.sqrt(n) for sigma, n in zip(light.noise, counts, strict=bool(light.noise))),
+    )
 
 
 @dataclass(frozen=True)
@@ -407,7 +591,7 @@ def quality(
     best = int(np.argmax(weights))
     y0, y1, x0, x1 = middle_of(shape)
     planes = np.empty((1 if cfa is None else 3, y1 - y0, x1 - x0), np.float32)
-    resample(params, debayer_params, lights[best].window, lights[best].matrix, cfa, planes, x0, y0)
+    resample(params, debayer_params, lights[best], cfa, planes, x0, y0)
     single = planes[channel] * np.float32(lights[best].scale[channel])
     sigma, single_sigma = (statistics.noise_mrs(plane)[0] for plane in (image, single))
     share = np.sqrt(np.sum((weights * scaled) ** 2)) / np.sum(weights) / scaled[best] if scaled[best] > 0 else np.nan
@@ -417,7 +601,7 @@ def quality(
 
 INTEGRATE = Stage(
     name="integrate",
-    version=2,
+    version=3,
     per="integration group",
     title="Reject outliers and average",
     run=run,

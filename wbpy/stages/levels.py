@@ -27,7 +27,7 @@ class PlaneLevels:
     """Statistics of one colour plane of one raw frame."""
 
     plane: str
-    """``mono``, or ``R``, ``G1``, ``G2``, ``B`` of a CFA."""
+    """``mono``, or ``R``, ``G1``, ``G2``, ``B`` of a Bayer mosaic, or ``CFA`` for all colours of an X-Trans one."""
     mean: float
     """DN, as are the four that follow; NaN for a plane without pixels."""
     median: float
@@ -46,10 +46,20 @@ class PlaneLevels:
         return (self.plane, *(round(number, 3) for number in numbers), self.zeros, self.high)
 
 
+def cell_of(cfa: npt.NDArray[np.uint8] | None) -> int:
+    """Return the side of the cell whose pixels are counted apart: 2 for a Bayer mosaic, else 1.
+
+    The 36 pixels of an X-Trans cell are counted as one plane: apart they would fill a table that nobody reads.
+    """
+    return 2 if cfa is not None and len(cfa) == 2 else 1
+
+
 def plane_names(cfa: npt.NDArray[np.uint8] | None) -> tuple[str, ...]:
     """Return the names of the planes in the order of the cell: row by row."""
     if cfa is None:
         return ("mono",)
+    if cell_of(cfa) == 1:
+        return ("CFA",)
     names, greens = [], 0
     for colour in cfa.reshape(-1):
         greens += colour == 1
@@ -90,7 +100,7 @@ def of_frame(reader: Reader, cfa: npt.NDArray[np.uint8] | None) -> tuple[PlaneLe
     from wbpy.kernels import histograms
 
     height, width = reader.shape
-    cell = 1 if cfa is None else 2
+    cell = cell_of(cfa)
     counts = np.zeros((cell * cell, histograms.SIZE), np.int64)
     rows = max(2, 4_000_000 // (2 * width))
     for y in range(0, height, rows):

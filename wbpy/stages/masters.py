@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta
 
-from wbpy.stages import levels
 from wbpy.stages.base import Input, Output, Params, Reader, Stage, Work
-from wbpy.stages.levels import PlaneLevels
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
     from wbpy.stages.base import FloatArray
+
+_CACHED = 8_000_000
+"""Bytes of a stack that stay in the cache from reading to averaging."""
+_WORTHWHILE = 250_000
+"""Bytes of a frame that are worth a reading."""
 
 Rejection = Literal[
     "auto",
@@ -69,8 +72,6 @@ class Master:
     """Share of each frame's pixels that was rejected as too dark."""
     rejected_high: tuple[float, ...]
     """Share of each frame's pixels that was rejected as too bright."""
-    frames: tuple[tuple[PlaneLevels, ...], ...]
-    """Statistics of each frame as stored, plane by plane."""
     noise: Noise
 
 
@@ -99,7 +100,6 @@ def run(
     frames: Sequence[Reader],
     role: str,
     calibration: FloatArray | None = None,
-    cfa: npt.NDArray[np.uint8] | None = None,
 ) -> Master:
     """Return the master of `frames`.
 
@@ -119,8 +119,6 @@ def run(
         Role of the frames.
     calibration : (H, W) float32 ndarray, optional
         Master flat-dark or bias to subtract from each flat, DN.
-    cfa : (2, 2) uint8 ndarray, optional
-        Colours of the CFA, for the statistics of the frames.
 
     Returns
     -------
@@ -141,18 +139,17 @@ def run(
         scales = np.array([medians[0] / level if level > 0 else 1.0 for level in medians], np.float32)
     algorithm = rejection.ALGORITHMS[params.rejection]
     weights = np.ones(count, np.float64)
+    nothing = np.empty(0, np.float32)
 
     def band(rows: tuple[int, int]) -> npt.NDArray[np.int64]:
         y0, y1 = rows
-        stack = np.empty((count, (y1 - y0) * width), np.float32)
+        size = (y1 - y0) * width
+        stack = np.empty((count, size), np.float32)
+        below = nothing if calibration is None else calibration[y0:y1].reshape(-1)
         for number, frame in enumerate(frames):
-            pixels = frame.read(y0, y1)
-            if calibration is not None:
-                pixels = pixels - calibration[y0:y1]
+            _fill(frame, y0, y1, below, stack[number])
             if scales[number] != 1:
-                pixels = pixels * scales[number]
-            stack[number] = pixels.ravel()
-        size = stack.shape[1]
+                stack[number] *= scales[number]
         low, high = np.empty(size, np.float32), np.empty(size, np.float32)
         rejection.bounds(stack, algorithm, params.low, params.high, low, high, params.ccd_noise)
         lost = np.zeros((count, 2), np.int64)
@@ -172,7 +169,7 @@ def run(
 
     # Stack, bounds, counts and the frame being read; half of the allowance stays free for what the reader needs.
     per_row = width * 4 * (count + 6)
-    bands = row_bands(height, per_row, work.memory // (2 * work.workers))
+    bands = row_bands(height, width, per_row, work.memory // (2 * work.workers))
     for done, lost in enumerate(work.map(band, bands), 1):
         rejected += lost
         work.report(done, len(bands), "bands")
@@ -182,15 +179,33 @@ def run(
         levels=medians,
         rejected_low=tuple(shares[:, 0].tolist()),
         rejected_high=tuple(shares[:, 1].tolist()),
-        frames=tuple(work.map(lambda frame: levels.of_frame(frame, cfa), frames)),
         noise=_noise(work, frames, calibration, scales, medians),
     )
 
 
-def row_bands(height: int, bytes_per_row: int, memory: int) -> list[tuple[int, int]]:
-    """Return (y0, y1) bands that cover `height` rows in order, each within `memory` bytes and at most 256 rows."""
-    rows = max(1, min(256, memory // max(1, bytes_per_row)))
+def row_bands(height: int, width: int, bytes_per_row: int, memory: int) -> list[tuple[int, int]]:
+    """Return (y0, y1) bands that cover `height` rows in order, each within `memory` bytes.
+
+    As few rows as keep a stack in the cache that the cores share, which saves its way to the memory and back, but as
+    many as make a reading of a quarter of a megabyte, because each costs the time of opening a file.
+    """
+    cached = _CACHED // max(1, bytes_per_row)
+    worthwhile = -(-_WORTHWHILE // (2 * width))
+    rows = max(1, min(max(cached, worthwhile), memory // max(1, bytes_per_row)))
     return [(y, min(height, y + rows)) for y in range(0, height, rows)]
+
+
+def _fill(frame: Reader, y0: int, y1: int, calibration: FloatArray, out: FloatArray) -> None:
+    """Fill `out`, flat, with rows of a frame minus those of a master; without one where that has no pixels."""
+    from wbpy.kernels import calibration as kernels
+
+    none = calibration[:0]
+    stored = frame.words(y0, y1)
+    if stored is None:
+        kernels.calibrate_float(frame.read(y0, y1).reshape(-1), calibration, none, out)
+    else:
+        words, zero = stored
+        kernels.calibrate_int16(words, out.dtype.type(zero), calibration, none, out)
 
 
 def _levels(work: Work, frames: Sequence[Reader], calibration: FloatArray | None) -> tuple[float, ...]:
@@ -216,11 +231,15 @@ def _sample(frame: Reader, calibration: FloatArray | None, starts: Sequence[int]
     """Return pairs of rows of a frame, calibrated, as (2 len(starts), W)."""
     import numpy as np
 
-    rows = []
-    for y in starts:
-        pixels = frame.read(y, min(frame.shape[0], y + 2))
-        rows.append(pixels if calibration is None else pixels - calibration[y : y + 2])
-    return np.concatenate(rows, axis=0)
+    height, width = frame.shape
+    rows = [(y, min(height, y + 2)) for y in starts]
+    out = np.empty((sum(y1 - y0 for y0, y1 in rows), width), np.float32)
+    at = 0
+    for y0, y1 in rows:
+        below = np.empty(0, np.float32) if calibration is None else calibration[y0:y1].reshape(-1)
+        _fill(frame, y0, y1, below, out[at : at + y1 - y0].reshape(-1))
+        at += y1 - y0
+    return out
 
 
 def _noise(
@@ -303,6 +322,6 @@ MASTERS = Stage(
         Input("bias", "master_bias", optional=True),
     ),
     outputs=(Output("master", "master", "DN"),),
-    findings=("MAS001", "MAS002", "MAS003", "MAS004", "CAL003", "OVS001", "OVS002", "OVS003", "INT006"),
+    findings=("MAS001", "MAS002", "MAS003", "MAS004", "CAL003", "OVS001", "OVS002", "OVS003", "OVS004", "INT006"),
     memory=lambda height, width: 4 * height * width * 2,
 )

@@ -31,6 +31,8 @@ class MeasureParams(Params, frozen=True, kw_only=True):
 
 FEWEST_FOR_FIELD = 20
 """With fewer fitted stars tilt and curvature are not known."""
+CROWDED = 15.0
+"""Stars with another one within so many px do not tell the wings of the profile."""
 FEWEST_COMPARED = 6
 """With fewer fitted stars none is called strange."""
 
@@ -46,15 +48,15 @@ class Measurement:
     """Star positions in pixels, brightest first."""
     y: npt.NDArray[np.float64]
     flux: npt.NDArray[np.float64]
-    """Aperture flux within two FWHM, DN."""
+    """Aperture flux within one and a half FWHM, DN."""
     usable: npt.NDArray[np.bool_]
     """Neither saturated nor cut off nor overlapped: fit for photometry."""
     count: int
-    """Stars found."""
+    """Stars found, those beyond the ones listed here included."""
     fwhm: float
     """Median full width at half maximum, px; NaN without fitted stars."""
     eccentricity: float
-    """Median eccentricity; NaN without fitted stars."""
+    """Eccentricity of the profile at the median star, the noise of the fits taken off; NaN without fitted stars."""
     background: tuple[float, ...]
     """Median of each channel, DN."""
     noise: tuple[float, ...]
@@ -71,7 +73,7 @@ class Measurement:
     fwhm_map: tuple[float, ...] = (math.nan,) * 9
     """Median FWHM in three rows of three cells, px; NaN where fewer than three stars were fitted."""
     eccentricity_map: tuple[float, ...] = (math.nan,) * 9
-    """Median eccentricity in the same cells."""
+    """Eccentricity of the mean profile in the same cells."""
     tilt: float = math.nan
     """Change of the FWHM across the frame, from the sharpest to the opposite side, as a share of that in the middle."""
     curvature: float = math.nan
@@ -84,6 +86,16 @@ class Measurement:
     """M*: median of the large-scale background, DN."""
     local_noise: float = math.nan
     """N*: noise of the pixels below the large-scale background, DN."""
+    beta: float = 4.0
+    """Exponent of the Moffat profile that the stars share; infinity for a Gaussian."""
+    hybrid_flux: npt.NDArray[np.float64] | None = None
+    """Flux of each star from the pixels inside and the profile outside of an ellipse, DN; NaN where not usable."""
+    hybrid_noise: float = math.nan
+    """Noise that the background gives a `hybrid_flux`, DN."""
+    noise_share: tuple[float, ...] = ()
+    """Share of the pixels that the noise of each channel rests on."""
+    noise_method: tuple[str, ...] = ()
+    """How the noise of each channel was measured: ``mrs``, or ``k-sigma`` where that failed."""
 
     @property
     def psf_signal_weight(self) -> float:
@@ -110,6 +122,7 @@ class Measurement:
             "elongation_angle_deg": self.angle,
             "elongation_coherence": self.coherence,
             "fit_residual": self.residual,
+            "psf_beta": self.beta if math.isfinite(self.fwhm) else math.nan,
             "tilt_percent": 100 * self.tilt,
             "curvature_percent": 100 * self.curvature,
             **{f"fwhm_r{i // 3}c{i % 3}_px": value for i, value in enumerate(self.fwhm_map)},
@@ -117,13 +130,17 @@ class Measurement:
             "m_star_dn": self.local_level,
             "n_star_dn": self.local_noise,
             "psf_flux_dn": self.total_flux,
+            "psf_mean_flux_dn": self.total_brightness,
             "psf_signal_weight": self.psf_signal_weight,
             "psf_snr": self.psf_snr,
         }
-        values: dict[str, float | None] = {n: None if math.isnan(value) else value for n, value in found.items()}
+        # JSON has neither NaN nor infinity.
+        values: dict[str, float | None] = {n: value if math.isfinite(value) else None for n, value in found.items()}
         for name, background, noise in zip(names, self.background, self.noise, strict=True):
             values[f"background{name}_dn"] = background
             values[f"noise{name}_dn"] = noise
+        for name, share in zip(names, self.noise_share, strict=False):
+            values[f"noise{name}_share"] = share
         return values
 
 
@@ -142,85 +159,243 @@ def run(params: MeasureParams, image: FloatArray, cfa: npt.NDArray[np.uint8] | N
     """
     import numpy as np
 
-    from wbpy.kernels import debayer, psf_signal, stars, statistics
+    from wbpy.kernels import debayer, psf_signal, stars, statistics, xtrans
 
     background, noise, dispersion = [], [], []
     for values, planes in zip(statistics.sampled(image, cfa), _planes(image, cfa), strict=True):
         middle, mad = statistics.median_mad(values)
         background.append(middle)
         dispersion.append(1.4826 * mad)
-        sigmas = [statistics.noise_mrs(plane)[0] for plane in planes]
+        # Four planes of a mosaic need no more patches together than twice those of one.
+        sigmas = [statistics.noise_mrs(plane, 16 if cfa is None else 8)[0] for plane in planes]
         noise.append(float(np.sqrt(np.mean(np.square(sigmas)))))
     if cfa is None:
         plane = image
     else:
         plane = np.empty_like(image)
-        debayer.green(image, cfa, plane)
-    x = y = flux = width = shape = np.empty(0)
-    usable = np.empty(0, bool)
-    angle = residual = total = brightness = local_level = local_noise = math.nan
-    coherence = 0.0
-    widths: tuple[float, ...] = (math.nan,) * 9
-    shapes = widths
-    tilt = curvature = math.nan
+        (debayer.green if len(cfa) == 2 else xtrans.green)(image, cfa, plane)
+    known = {
+        "background": tuple(background),
+        "noise": tuple(noise),
+        "dispersion": tuple(dispersion),
+    }
     sigma = noise[len(noise) // 2]
-    if sigma > 0 and np.isfinite(sigma):
-        level, _ = statistics.background_mesh(plane, params.mesh)
-        sky = statistics.expand_mesh(level, plane.shape, params.mesh)
-        # Interpolated pixels have too little noise: of CFA data those of one green site are taken.
-        row, column = (0, 0) if cfa is None else (0, int(np.argmax(cfa[0] == 1)))
-        every = 1 if cfa is None else 2
-        local_level, local_noise = psf_signal.local_background(
-            image[row::every, column::every], sky[row::every, column::every]
-        )
-        found = stars.detect_stars(plane, sky, sigma, params.threshold, params.max_stars, params.saturation)
-        order = np.flatnonzero(found.flags == 0)[: params.max_fits]
-        fits = stars.fit_stars(plane, found.x[order], found.y[order], params.saturation)
-        good = fits.ok.copy()
-        typical = typical_profiles(fits[good])
-        good[good] = typical
-        strange = order[np.isfinite(fits.amplitude) & ~good & ~fits.saturated]
-        total, brightness = psf_signal.total_fluxes(*psf_signal.hybrid_flux(plane, fits[good], params.saturation))
-        width = np.sqrt(fits.fwhm_major[good] * fits.fwhm_minor[good])
-        shape = np.sqrt(np.maximum(0.0, 1.0 - (fits.fwhm_minor[good] / fits.fwhm_major[good]) ** 2))
-        if good.any():
-            angle, coherence = mean_direction(fits.theta[good])
-            residual = float(np.median(fits.residual[good]))
-            at = np.column_stack([fits.x[good], fits.y[good]])
-            widths, shapes = field_map(at, width, plane.shape), field_map(at, shape, plane.shape)
-            tilt, curvature = field_shape(at, width, plane.shape)
-        x, y = found.x.copy(), found.y.copy()
-        x[order[good]], y[order[good]] = fits.x[good], fits.y[good]
-        radius = aperture_radius(float(np.median(width)) if width.size else math.nan)
-        flux, _ = stars.aperture_flux(plane, x, y, radius, 2.0 * radius, 3.0 * radius)
-        usable = np.zeros(x.size, bool)
-        usable[order[good]] = True
-        usable &= np.isfinite(flux) & (flux > 0)
-        # A profile was found, but not that of a star or of these stars: cosmic rays, knots of a nebula, galaxies.
-        x, y, flux, usable = (np.delete(column, strange) for column in (x, y, flux, usable))
+    if not (sigma > 0 and np.isfinite(sigma)):
+        empty = np.empty(0)
+        return Measurement(
+            x=empty, y=empty, flux=empty, usable=np.empty(0, bool), count=0, fwhm=math.nan, eccentricity=math.nan,
+            hybrid_flux=empty, **known,
+        )  # fmt: skip
+    level, _ = statistics.background_mesh(plane, params.mesh, max(1, params.mesh // 16))
+    # Interpolated pixels have too little noise: of CFA data those of one green site are taken.
+    row, column = (0, 0) if cfa is None else (0, int(np.argmax(cfa[0] == 1)))
+    every = (1 if cfa is None else len(cfa)) * psf_signal.sample_stride(image.size if cfa is None else image.size // 4)
+    sites = slice(row, None, every), slice(column, None, every)
+    local_level, local_noise = psf_signal.local_background(
+        image[sites], statistics.expand_mesh(level, plane.shape, params.mesh, *sites)
+    )
+    found = stars.detect_stars(plane, level, sigma, params.threshold, image.size, params.saturation, mesh=params.mesh)
+    x, y, flags = found.x[: params.max_stars].copy(), found.y[: params.max_stars].copy(), found.flags
+    order = np.flatnonzero(flags[: params.max_stars] == 0)[: params.max_fits]
+    alone = order[isolated(found.x, found.y, order)]
+    beta = likely_beta(*stars.typical_beta(plane, x[alone], y[alone], params.saturation))
+    fits = stars.fit_stars(plane, x[order], y[order], params.saturation, beta)
+    good = fits.ok.copy()
+    good[good] = typical_profiles(fits[good])
+    strange = order[np.isfinite(fits.amplitude) & ~good & ~fits.saturated]
+    fitted = fits[good]
+    x[order[good]], y[order[good]] = fitted.x, fitted.y
+    at = np.column_stack([fitted.x, fitted.y])
+    width = np.sqrt(fitted.fwhm_major * fitted.fwhm_minor)
+    seen = shape_field(fitted, sigma, plane.shape)
+    hybrid, area = psf_signal.hybrid_flux(plane, fitted, params.saturation, beta)
+    total, brightness = psf_signal.total_fluxes(hybrid, area)
+    fwhm = float(np.median(width)) if width.size else math.nan
+    radius = aperture_radius(fwhm)
+    flux, _ = stars.aperture_flux(plane, x, y, radius, 2.0 * radius, 3.0 * radius)
+    hybrids = np.full(x.size, math.nan)
+    hybrids[order[good]] = hybrid
+    usable = np.zeros(x.size, bool)
+    usable[order[good]] = True
+    usable &= np.isfinite(flux) & (flux > 0)
+    # A profile was found, but not that of a star or of these stars: cosmic rays, knots of a nebula, galaxies.
+    x, y, flux, hybrids, usable = (np.delete(column, strange) for column in (x, y, flux, hybrids, usable))
+    angle, coherence = mean_direction(fitted.theta) if width.size else (math.nan, 0.0)
+    tilt, curvature = field_shape(at, width, plane.shape)
     return Measurement(
         x=x,
         y=y,
         flux=flux,
         usable=usable,
-        count=int(x.size),
-        fwhm=float(np.median(width)) if width.size else float("nan"),
-        eccentricity=float(np.median(shape)) if shape.size else float("nan"),
-        background=tuple(background),
-        noise=tuple(noise),
-        dispersion=tuple(dispersion),
+        count=len(found) - len(strange),
+        fwhm=fwhm,
+        eccentricity=seen.eccentricity,
         angle=angle,
         coherence=coherence,
-        residual=residual,
-        fwhm_map=widths,
-        eccentricity_map=shapes,
+        residual=float(np.median(fitted.residual)) if width.size else math.nan,
+        fwhm_map=field_map(at, width, plane.shape),
+        eccentricity_map=seen.cells,
         tilt=tilt,
         curvature=curvature,
         total_flux=total,
         total_brightness=brightness,
         local_level=local_level,
         local_noise=local_noise,
+        beta=beta,
+        hybrid_flux=hybrids,
+        hybrid_noise=psf_signal.hybrid_noise(sigma, fwhm, beta),
+        **known,
     )
+
+
+def isolated(
+    x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], order: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Return places in `order`, those of stars without a neighbour first, all in their own order.
+
+    Parameters
+    ----------
+    x, y : (n,) arrays, px
+        All stars.
+    order : (m,) int array
+        Indices of those that are wanted.
+    """
+    import numpy as np
+    from scipy.spatial import cKDTree
+
+    if not order.size:
+        return order
+    tree = cKDTree(np.column_stack([x, y]))
+    near = tree.query_ball_point(np.column_stack([x[order], y[order]]), CROWDED, return_length=True)
+    return np.argsort(near > 1, kind="stable")
+
+
+def likely_beta(beta: float, error: float) -> float:
+    """Return an exponent drawn towards 4 as far as `error`, that of its inverse, says that it is not known.
+
+    Where the seeing decides, 1 / beta is 0.25 +- 0.05 or so (Trujillo et al. 2001, MNRAS 328, 977, sect. 4). The share
+    of the light that falls outside of an aperture follows it: what few faint stars say of the wings would shift all
+    fluxes of a frame.
+
+    Parameters
+    ----------
+    beta, error : float
+        From `stars.typical_beta`; NaN when not known.
+    """
+    if math.isnan(beta):
+        return 4.0
+    trust = 1.0 / (1.0 + (error / 0.05) ** 2)
+    inverse = trust / beta + (1.0 - trust) * 0.25
+    return 1.0 / inverse if inverse > 0.02 else math.inf
+
+
+@dataclass(frozen=True)
+class ShapeField:
+    """How far the stars of a frame are drawn out."""
+
+    eccentricity: float
+    cells: tuple[float, ...]
+    """In three rows of three cells; NaN where fewer than three stars were fitted."""
+
+
+def shape_field(fits: Any, noise: float, shape: tuple[int, int]) -> ShapeField:
+    """Return the eccentricity of the profile, the noise of single stars taken off.
+
+    The eccentricity of a round star measured with noise is not zero: at a signal-to-noise ratio of 100 it is 0.2, and
+    the median of many such stars no less. So the two components of the ellipticity ``(1 - q) / (1 + q)``, which
+    average to zero, are fitted over the frame first: a constant, or second-order polynomials where these explain
+    the stars better (F above 3); from the mean square of the fit its own expected noise is subtracted.
+
+    Parameters
+    ----------
+    fits : (n,) record array
+        From `stars.fit_stars`, all ok.
+    noise : float, DN
+        Standard deviation of the background noise.
+    shape : (int, int)
+        Height and width of the frame.
+    """
+    import numpy as np
+
+    if not len(fits):
+        return ShapeField(math.nan, (math.nan,) * 9)
+    ratio = fits["fwhm_minor"] / fits["fwhm_major"]
+    drawn = (1 - ratio) / (1 + ratio)
+    vector = np.column_stack([drawn * np.cos(2 * fits["theta"]), drawn * np.sin(2 * fits["theta"])])
+    width = np.sqrt(fits["fwhm_major"] * fits["fwhm_minor"])
+    # The error of a component is that of the flux, plus what is the same for the brightest.
+    weight = 1.0 / (0.005**2 + (1.3 * noise / (fits["amplitude"] * width)) ** 2)
+    u = 2 * (fits["x"] + 0.5) / shape[1] - 1
+    v = 2 * (fits["y"] + 0.5) / shape[0] - 1
+    quadratic = np.column_stack([np.ones_like(u), u, v, u * u, u * v, v * v])
+    even = _fit_vectors(quadratic[:, :1], vector, weight)
+    best = even
+    if len(fits) >= FEWEST_FOR_FIELD:
+        uneven = _fit_vectors(quadratic, vector, weight)
+        degrees = 2 * int(uneven.kept.sum()) - 12
+        gained = float((weight[uneven.kept, None] * (vector - even.model)[uneven.kept] ** 2).sum()) / uneven.chi2 - 1
+        if degrees > 0 and gained * degrees / 10 > 3.0:
+            best = uneven
+    column = np.clip((1.5 * (u + 1)).astype(int), 0, 2)
+    row = np.clip((1.5 * (v + 1)).astype(int), 0, 2)
+    cells = []
+    for cell in range(9):
+        own = (3 * row + column == cell) & best.kept
+        if own.sum() < 3:
+            cells.append(math.nan)
+            continue
+        w = weight[own]
+        mean = np.average(vector[own], axis=0, weights=w)
+        spread = float((w[:, None] * (vector[own] - mean) ** 2).sum() / w.sum())
+        few = float((w**2).sum() / w.sum() ** 2)
+        cells.append(_eccentricity(float(mean @ mean), spread * few / (1 - few) if few < 1 else 0.0))
+    return ShapeField(_eccentricity(float(np.median((best.model**2).sum(axis=1))), best.noise), tuple(cells))
+
+
+@dataclass(frozen=True)
+class _Vectors:
+    """A smooth field fitted to the vectors of some stars."""
+
+    model: npt.NDArray[np.float64]
+    kept: npt.NDArray[np.bool_]
+    chi2: float
+    noise: float
+    """Mean square of what noise alone puts into the model."""
+
+
+def _fit_vectors(
+    terms: npt.NDArray[np.float64], vector: npt.NDArray[np.float64], weight: npt.NDArray[np.float64]
+) -> _Vectors:
+    """Fit both components of `vector` (n, 2), twice again without what lies beyond 3.5 sigma."""
+    import numpy as np
+
+    root = np.sqrt(weight)[:, None]
+    kept = np.ones(len(vector), bool)
+    fit = np.zeros((terms.shape[1], 2))
+    for _ in range(3):
+        fit = np.linalg.lstsq((terms * root)[kept], (vector * root)[kept], rcond=None)[0]
+        away = np.hypot(*((vector - terms @ fit) * root).T)
+        # The median of a Rayleigh distribution is 1.1774 sigma.
+        limit = 3.5 * float(np.median(away[kept])) / 1.1774
+        if not limit > 0 or (away <= limit).sum() < 2 * terms.shape[1]:
+            break
+        kept = away <= limit
+    away = np.hypot(*((vector - terms @ fit) * root).T)
+    chi2 = float((away[kept] ** 2).sum())
+    degrees = 2 * (int(kept.sum()) - terms.shape[1])
+    if degrees <= 0:
+        return _Vectors(terms @ fit, kept, chi2, 0.0)
+    design = (terms * root)[kept]
+    covariance = np.linalg.pinv(design.T @ design) * chi2 / degrees
+    own = np.einsum("ij,jk,ik->i", terms, covariance, terms)
+    return _Vectors(terms @ fit, kept, chi2, 2 * float(np.mean(own[kept])))
+
+
+def _eccentricity(square: float, noise: float) -> float:
+    """Return the eccentricity of an ellipticity whose square is known with an added `noise`."""
+    drawn = math.sqrt(max(square - noise, 0.0))
+    ratio = (1 - drawn) / (1 + drawn) if drawn < 1 else 0.0
+    return math.sqrt(1 - ratio * ratio)
 
 
 def mean_direction(theta: npt.NDArray[np.float64]) -> tuple[float, float]:
@@ -319,25 +494,26 @@ def typical_profiles(fits: Any) -> npt.NDArray[np.bool_]:
 
 
 def aperture_radius(fwhm: float) -> float:
-    """Return the radius of the aperture in which a star's flux is summed, px: two FWHM, at least 3 px."""
-    return 4.0 if math.isnan(fwhm) else max(3.0, 2.0 * fwhm)
+    """Return the radius of the aperture in which a star's flux is summed, px: 1.5 FWHM, at least 3 px.
+
+    Narrow enough to keep the noise of the sky and most neighbours out, and as it goes with the width of the stars, it
+    holds the same share of every frame's: the scale between frames is good to 0.5 % where two FWHM gave 0.65 %
+    (docs/decisions/0704).
+    """
+    return 4.0 if math.isnan(fwhm) else max(3.0, 1.5 * fwhm)
 
 
 def _planes(image: FloatArray, cfa: npt.NDArray[np.uint8] | None) -> list[list[FloatArray]]:
-    """Return the planes of raw pixels that make up each channel."""
-    import numpy as np
-
+    """Return views of the raw pixels that make up each channel."""
     if cfa is None:
         return [[image]]
-    return [
-        [np.ascontiguousarray(image[y::2, x::2]) for y in (0, 1) for x in (0, 1) if cfa[y, x] == colour]
-        for colour in (0, 1, 2)
-    ]
+    p = len(cfa)
+    return [[image[y::p, x::p] for y in range(p) for x in range(p) if cfa[y, x] == colour] for colour in (0, 1, 2)]
 
 
 MEASURE = Stage(
     name="measure",
-    version=2,
+    version=3,
     per="light",
     title="Measure stars, background and noise",
     run=run,
@@ -345,6 +521,6 @@ MEASURE = Stage(
     inputs=(Input("image", "cosmetic"),),
     outputs=(Output("stars", "measurement", "px, DN"),),
     findings=("MEA001",),
-    # Green plane, background model, smoothed copy and the planes of the noise estimate.
-    memory=lambda height, width: 4 * height * width * 4,
+    # The green plane, and the patches of the noise estimate.
+    memory=lambda height, width: height * width * 4 + 32_000_000,
 )

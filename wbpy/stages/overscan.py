@@ -47,10 +47,20 @@ class Overscan:
     image: Rect
     """What is left of the frame."""
 
-    def on_even_origin(self) -> Overscan:
-        """Return the same with a picture that begins on an even column and row, which keeps the CFA pattern."""
+    def on_whole_cells(self, period: int) -> Overscan:
+        """Return the same with a picture that begins a multiple of `period` from the corner, where the CFA repeats."""
         image = self.image
-        return Overscan(self.regions, image._replace(x0=image.x0 + image.x0 % 2, y0=image.y0 + image.y0 % 2))
+        return Overscan(
+            self.regions, image._replace(x0=image.x0 + -image.x0 % period, y0=image.y0 + -image.y0 % period)
+        )
+
+    def turned(self, height: int) -> Overscan:
+        """Return the same for a frame of `height` rows that is stored from the bottom up."""
+
+        def turn(rect: Rect) -> Rect:
+            return rect._replace(y0=height - rect.y1, y1=height - rect.y0)
+
+        return Overscan(tuple((turn(source), turn(target)) for source, target in self.regions), turn(self.image))
 
     def matches(self, shape: tuple[int, int]) -> bool:
         """Return whether a frame of (height, width) holds all rectangles: False for one that was cut before."""
@@ -100,12 +110,29 @@ def from_settings(regions: Sequence[str], image: str) -> Overscan:
 def from_header(cards: Mapping[str, object]) -> Overscan | None:
     """Return the overscan of BIASSEC and TRIMSEC, None when the header lacks one of them.
 
-    Sections are those of IRAF, ``[x1:x2,y1:y2]``: counted from 1, ends included.
+    Sections are those of IRAF, ``[x1:x2,y1:y2]``: counted from 1, ends included. DATASEC serves where there is no
+    TRIMSEC. Sensors that are read through several amplifiers have a pair for each, numbered from 1 to 4; what is left
+    is TRIMSEC without a number, or else the smallest rectangle around all that is corrected.
     """
-    source, image = _section(cards.get("BIASSEC")), _section(cards.get("TRIMSEC"))
-    if source is None or image is None:
+
+    def pair(number: str) -> tuple[Rect, Rect] | None:
+        source = _section(cards.get(f"BIASSEC{number}"))
+        target = _section(cards.get(f"TRIMSEC{number}")) or _section(cards.get(f"DATASEC{number}"))
+        return None if source is None or target is None else (source, target)
+
+    parts = [found for number in range(1, MOST_REGIONS + 1) if (found := pair(str(number))) is not None]
+    whole = pair("")
+    pairs = parts or ([whole] if whole is not None else [])
+    if not pairs:
         return None
-    return Overscan(((source, image),), image)
+    targets = [target for _, target in pairs]
+    image = _section(cards.get("TRIMSEC")) or Rect(
+        min(rect.x0 for rect in targets),
+        max(rect.x1 for rect in targets),
+        min(rect.y0 for rect in targets),
+        max(rect.y1 for rect in targets),
+    )
+    return Overscan(tuple(pairs), image)
 
 
 def _section(value: object) -> Rect | None:
