@@ -160,7 +160,9 @@ def inspect(
         looked = pool.map(lambda frame: _look(frame, range_dn, pictures is not None), frames)
         for number, (frame, seen) in enumerate(zip(frames, looked, strict=True), 1):
             if isinstance(seen, str):
-                findings.append(make_finding(rules, "CHK032", frame.path, reason=seen))
+                # What the scan told of a file already is not told again.
+                if not any(finding.subject == frame.path and finding.severity == "error" for finding in findings):
+                    findings.append(make_finding(rules, "CHK032", frame.path, reason=seen))
                 unread.append(HeldBack(path=frame.path, finding="CHK032"))
             else:
                 one, counts, thumb = seen

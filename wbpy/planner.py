@@ -455,6 +455,7 @@ class _Builder:
     ) -> None:
         count = len(group.frames)
         lights = _count(count, "light")
+        self._check_normalize()
         normalize = self._add(
             "normalize",
             group,
@@ -516,6 +517,43 @@ class _Builder:
         )
         if integration is not None and "drizzle" in self.stages and self.config.params("drizzle")["use"].value:
             self._drizzle(group, name, inputs | {"image": mosaics, "integration": (integration,)})
+        if integration is not None and "photometry" in self.stages and self.config.params("photometry")["use"].value:
+            self._add(
+                "photometry",
+                group,
+                {"integration": (integration,)},
+                why="A catalogue of the stars serves to calibrate, to compare and to solve the picture.",
+                outputs=tuple(
+                    Artifact(
+                        name=one,
+                        kind="star_catalogue",
+                        path=str(self._path("integrations", f"{name}_stars", suffix)),
+                    )
+                    for one, suffix in (("stars", ".csv"), ("stars_ecsv", ".ecsv"))
+                ),
+            )
+
+    def _check_normalize(self) -> None:
+        """Raise for a scale with two sides where nothing has two.
+
+        Raises
+        ------
+        ConfigError
+            If the method or the scale has one side only, or a drizzle would have to take one scale for two.
+        """
+        method, scale, sided = (
+            self.config.params("normalize")[name].value for name in ("method", "scale", "two_sided")
+        )
+        if sided and (scale == "stars" or method not in ("additive_scaling", "adaptive")):
+            raise ConfigError(
+                f"normalize.two_sided needs normalize.method additive_scaling or adaptive and a normalize.scale from a "
+                f"spread; they are {method} and {scale}"
+            )
+        if (sided or method == "adaptive") and "drizzle" in self.stages and self.config.params("drizzle")["use"].value:
+            raise ConfigError(
+                "drizzle.use is true and the normalization is two-sided or adaptive: a drizzle takes one scale for a "
+                "channel. Choose another normalize.method, or leave the drizzle out"
+            )
 
     def _check_debayer(self, group: Group) -> None:
         """Report a method that does not fit the mosaic, raise for one that does not fit the other settings."""

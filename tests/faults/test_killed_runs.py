@@ -74,15 +74,16 @@ def stop_when(process: subprocess.Popen[str], happened: object, number: int) -> 
     raise AssertionError("the moment to stop never came")
 
 
-def images(out: Path) -> list[Path]:
-    return sorted(out.glob(".store/image/*.npy"))
+def lights(out: Path) -> list[Path]:
+    """Return what stands in the store of the lights that are finished."""
+    return sorted(out.glob(".store/mended/[!.]*.npz"))
 
 
 def test_killed_in_the_first_pass(night: Path, undisturbed: dict[str, str], tmp_path: Path) -> None:
     process = start(night, tmp_path)
-    stop_when(process, lambda: len(images(tmp_path)) >= 3, signal.SIGKILL)
+    stop_when(process, lambda: len(lights(tmp_path)) >= 3, signal.SIGKILL)
     process.communicate()
-    done = {path: path.stat().st_mtime_ns for path in images(tmp_path)}
+    done = {path: path.stat().st_mtime_ns for path in lights(tmp_path)}
     assert 3 <= len(done) < SPEC.n_lights
     assert not list(tmp_path.glob("integrations/*.fits"))
     finish(night, tmp_path)
@@ -95,7 +96,7 @@ def test_killed_in_the_second_pass(night: Path, undisturbed: dict[str, str], tmp
     stop_when(process, lambda: list(tmp_path.glob("integrations/.*.tmp")), signal.SIGKILL)
     process.communicate()
     assert not list(tmp_path.glob("integrations/*.fits")), "a half-written file under its final name"
-    done = {path: path.stat().st_mtime_ns for path in images(tmp_path)}
+    done = {path: path.stat().st_mtime_ns for path in lights(tmp_path)}
     assert len(done) == SPEC.n_lights
     finish(night, tmp_path)
     assert products(tmp_path) == undisturbed
@@ -105,7 +106,7 @@ def test_killed_in_the_second_pass(night: Path, undisturbed: dict[str, str], tmp
 
 def test_interrupted_says_how_to_go_on(night: Path, undisturbed: dict[str, str], tmp_path: Path) -> None:
     process = start(night, tmp_path)
-    stop_when(process, lambda: len(images(tmp_path)) >= 2, signal.SIGINT)
+    stop_when(process, lambda: len(lights(tmp_path)) >= 2, signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
     assert "again" in output and "Traceback" not in output
@@ -118,7 +119,7 @@ def test_a_second_run_in_the_folder_of_a_working_one_is_refused(
     night: Path, undisturbed: dict[str, str], tmp_path: Path
 ) -> None:
     first = start(night, tmp_path)
-    while not images(tmp_path):
+    while not lights(tmp_path):
         assert first.poll() is None, first.communicate()[0]
         time.sleep(0.01)
     second = start(night, tmp_path)

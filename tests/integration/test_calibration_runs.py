@@ -184,6 +184,22 @@ def test_a_dark_without_its_bias_is_refused(tmp_path: Path, scaled: bool, flats_
     assert not [p for p in run.products if p.kind == "integration"]
 
 
+@pytest.mark.parametrize("remedy", [False, True])
+def test_a_flat_dark_without_its_bias_is_refused(tmp_path: Path, remedy: bool) -> None:
+    truth = write_session(tmp_path / "in", replace(UNCOOLED, n_lights=3, dark_exposures_s=(60.0,)))
+    for path in truth.files["flat_dark"]:
+        rewrite(path, lambda data, header: data - 480)
+    options = ("pins.use=flat_dark=none",) if remedy else ()
+    run = wbpy.run(wbpy.plan(tmp_path / "in", tmp_path / "out", set=options))
+    flat = next(s for s in run.steps if s.id.startswith("masters/flat-"))
+    if remedy:
+        assert flat.outcome == "done" and [p for p in run.products if p.kind == "integration"]
+        return
+    found = next(finding for finding in run.findings if finding.id == "CAL006")
+    assert (found.subject, found.evidence["use"]) == (flat.id, "subtracted from flats")
+    assert flat.outcome == "blocked" and not [p for p in run.products if p.kind == "integration"]
+
+
 def test_without_a_dark_the_remedy_of_a_refused_one_calibrates_the_lights(tmp_path: Path) -> None:
     truth = write_session(tmp_path / "in", replace(UNCOOLED, n_lights=3, dark_exposures_s=(60.0,)))
     for path in truth.files["dark"]:
@@ -317,9 +333,9 @@ def test_literal_pedestal_is_added_and_pixels_are_not_made_anew(tmp_path: Path) 
     out = tmp_path / "out"
     wbpy.run(wbpy.plan(tmp_path / "in", out, set=(*KEPT, "calibrate.pedestal=0")))
     first = {p.name: fits.getdata(p) for p in (out / "frames/calibrated").glob("*.fits")}
-    images = set((out / ".store").rglob("*.npy")) | set((out / ".store" / "image").iterdir())
+    images = set((out / ".store" / "image").iterdir()) | set((out / ".store" / "mended").iterdir())
     run = wbpy.run(wbpy.plan(tmp_path / "in", out, set=(*KEPT, "calibrate.pedestal=200")))
-    assert images == set((out / ".store").rglob("*.npy")) | set((out / ".store" / "image").iterdir())
+    assert images == set((out / ".store" / "image").iterdir()) | set((out / ".store" / "mended").iterdir())
     assert "CHK004" not in {finding.id for finding in run.findings}
     for path in (out / "frames/calibrated").glob("*.fits"):
         assert fits.getheader(path)["PEDESTAL"] == 200
@@ -348,6 +364,23 @@ def test_statistics_of_every_frame_stand_in_a_table_for_each_group(night: Night)
         assert (float(row["min_dn"]), float(row["max_dn"])) == (data.min(), data.max())
         assert int(row["high_count"]) == np.count_nonzero(data >= 60000)
         assert int(row["zero_count"]) == np.count_nonzero(data <= 0)
+
+
+@pytest.mark.parametrize("rejection", ["none", "winsorized"])
+def test_the_rejection_of_masters_can_be_set_and_its_share_is_shown(tmp_path: Path, rejection: str) -> None:
+    few = replace(UNCOOLED, n_lights=1, n_flats=0, n_flat_darks=0, n_darks=0, cosmic_rays=0)
+    truth = write_session(tmp_path / "in", few)
+    hit = truth.files["bias"][2]
+    rewrite(hit, lambda data, header: data + 1000 * (np.arange(data.size).reshape(data.shape) % 997 == 5))
+    run = wbpy.run(wbpy.plan(tmp_path / "in", tmp_path / "out", set=(f"masters.rejection={rejection}",)))
+    master = next(p.path for p in run.products if p.kind == "master_bias")
+    pixels = fits.getdata(master).astype(np.float64).ravel()[5::997] * 65535
+    # Nine frames, one of which is 1000 DN too bright in these pixels: 111 DN of it stay, or none.
+    assert np.median(pixels) == pytest.approx(500 + (111 if rejection == "none" else 0), abs=6)
+    share = next(f for f in run.frames if f.path == str(hit)).measurements["rejected_high"]
+    assert share == 0 if rejection == "none" else share > 0.001
+    assert any(f"rejection={rejection}" in line for line in fits.getheader(master)["HISTORY"])
+    assert "% of a frame: master_bias" in Path(run.log).read_text(encoding="utf-8")
 
 
 def test_masters_report_the_noise_that_their_frames_leave(night: Night) -> None:
@@ -423,6 +456,8 @@ def test_defective_lines_are_found_among_the_lights_and_corrected(tmp_path: Path
         assert any(step.stage == "linedefects" for step in plan.steps) == (use == "true")
         run = wbpy.run(plan)
         assert run.outcome == "done"
+        seen = [f.evidence["worst"] for f in run.findings if f.id == "CHK033"]
+        assert seen == (["column 150"] if use == "false" else [])
         images = [fits.getdata(path).astype(np.float64) * 65535 for path in sorted((out / "frames/cosmetic").glob("*"))]
         beside = [np.median((image[:, 149] + image[:, 151]) / 2) for image in images]
         shifts[use] = np.mean([np.median(image[:, 150]) - b for image, b in zip(images, beside, strict=True)])

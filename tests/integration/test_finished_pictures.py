@@ -313,6 +313,24 @@ def test_a_drizzled_picture_is_cropped_alike(tmp_path: Path):
     assert fits.getheader(fine)["DRIZSCAL"] == 2
 
 
+def test_lights_without_a_common_part_keep_the_reference_grid_and_are_not_cropped(tmp_path: Path):
+    """Each light is 135 px of 260 away from the next: two overlap by 125 px, three by nothing."""
+    spec = replace(MONO, n_lights=3, n_stars=300, drift_px=(135.0, 0.0), rotation_deg=0.0, dither_px=0.5)
+    truth = write_session(tmp_path / "in", spec)
+    sets = [f"reference.frame={truth.lights[1].path.name}", "framing.grid=min", "crop.coverage=1"]
+    plan = wbpy.plan(tmp_path / "in", tmp_path / "out", set=sets)
+    night = Night(truth, plan, wbpy.run(plan), tmp_path / "out")
+    product = next(p for p in night.run.products if p.kind == "integration")
+    assert product.frames_used == 3, "all lights are registered"
+    assert {"FRM002", "CRP001"} <= set(night.finding_ids())
+    assert fits.getdata(product.path).shape == (200, 260)
+    assert not [p for p in night.run.products if "autocrop" in p.kind]
+    assert next(step.outcome for step in night.run.steps if step.id.startswith("crop/")) == "no_work"
+    assert night.run.outcome == "done"
+    near = wbpy.plan(tmp_path / "in", tmp_path / "out", set=[*sets[:1], "crop.coverage=0.6"])
+    assert not {"FRM002", "CRP001"} & {f.id for f in wbpy.run(near).findings}, "two of three lights have a common part"
+
+
 # Colours --------------------------------------------------------------------------------------------------------
 
 

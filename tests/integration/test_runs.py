@@ -85,7 +85,9 @@ def test_one_more_light_treats_only_that_one(tmp_path: Path) -> None:
     (tmp_path / latest.name).rename(latest)
     run = wbpy.run(wbpy.plan(tmp_path / "in", tmp_path / "out"))
     after = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / ".store" / "image").iterdir()}
-    assert len(after) == len(before) + 1 and {path: after[path] for path in before} == before
+    assert {path: after[path] for path in before} == before
+    lights = {Path(frame.path).name: frame.outcome for frame in run.frames if frame.role == "light"}
+    assert [name for name, outcome in lights.items() if outcome != "reused"] == [latest.name]
     assert next(p for p in run.products if p.kind == "integration").frames_used == SPEC.n_lights
 
 

@@ -152,15 +152,17 @@ def test_undersampled_stars_become_sharper_than_in_the_integration():
     assert fine < 0.91 * plain
 
 
-def test_colours_of_drizzled_stars_scatter_less_than_a_percent_and_a_half():
+@pytest.mark.parametrize(("fwhm", "limit"), [(2.0, 0.015), (2.6, 0.003)])
+def test_colours_of_drizzled_stars_scatter_less_than_a_percent_and_a_half(fwhm: float, limit: float):
     """CFA drizzle at scale 1 without noise: nothing is interpolated, only the coverage differs from star to star."""
     stars = grid_of_stars(5)
     fluxes = np.full(len(stars), 100_000.0)
     matrices = transforms(40, 6)
-    sigma = 2.6 / 2.3548
+    sigma = fwhm / 2.3548
     lights = lights_of([exposed(stars, fluxes, matrix, sigma) for matrix in matrices], matrices, 3)
     picture = drizzled(lights, RGGB, scale=1)
     scatter = [np.std(photometry(plane, stars, 1, 6.0) / fluxes) for plane in picture]
     mean = [np.mean(photometry(plane, stars, 1, 6.0) / fluxes) for plane in picture]
-    assert max(scatter) < 0.015, scatter
-    np.testing.assert_allclose(mean, 1.0, atol=0.003)
+    # Red and blue are sampled every second pixel: of stars of 2 px less than one pixel per FWHM.
+    assert max(scatter) < limit, scatter
+    np.testing.assert_allclose(mean, 1.0, atol=limit / 3)

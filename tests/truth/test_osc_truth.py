@@ -90,7 +90,9 @@ def stacks() -> dict[str, list[Figures]]:
             warp.lanczos3(planes, 0, 0, matrix, out, 0, 0, 0.3)
             totals[name] += out / count
     truth = field.picture(fwhm, 0, 0, SIDE)
-    return {name: [figures(total[c], truth[c], field, fwhm, SKY[c]) for c in range(3)] for name, total in totals.items()}
+    return {
+        name: [figures(total[c], truth[c], field, fwhm, SKY[c]) for c in range(3)] for name, total in totals.items()
+    }
 
 
 def figures(image: Planes, truth: Planes, field: Field, fwhm: float, sky: float) -> Figures:
@@ -236,7 +238,6 @@ def test_an_xtrans_night_has_the_right_colours(xtrans: Night) -> None:
     middle = np.median(ratios, axis=1)
     assert np.all(np.abs(middle - 1) < 0.02)
     # Stars of 1e5 e-: below 0.5 % of photon noise, and with some ten of them 1.5 % is far out.
-    print(middle, np.std(ratios,axis=1))
     assert abs(middle[0] / middle[1] - 1) < 0.015 and abs(middle[2] / middle[1] - 1) < 0.015
     assert np.all(np.std(ratios / middle[:, None], axis=1) < 0.03)
 
@@ -263,7 +264,9 @@ def test_superpixels_give_a_smaller_integration_of_the_same_fluxes(
 ) -> None:
     from dataclasses import replace
 
-    spec = replace(NIGHT, sensor=replace(NIGHT.sensor, cfa=pattern), n_lights=4, satellites=(), fwhm_px=(2.2 * side, 2.3 * side))
+    spec = replace(
+        NIGHT, sensor=replace(NIGHT.sensor, cfa=pattern), n_lights=4, satellites=(), fwhm_px=(2.2 * side, 2.3 * side)
+    )
     night = run_night(spec, set="debayer.method=superpixel")
     assert night.run.outcome == "done"
     image = night.pixels("integration")
@@ -272,5 +275,4 @@ def test_superpixels_give_a_smaller_integration_of_the_same_fluxes(
     middle = np.median(ratios, axis=1)
     # The aperture of the joined pixels cuts them at its edge where the truth has almost no light left: below 1 %.
     assert np.all(np.abs(middle - 1) < 0.03)
-    print(middle, np.std(ratios,axis=1))
     assert abs(middle[0] / middle[1] - 1) < 0.02 and abs(middle[2] / middle[1] - 1) < 0.02

@@ -88,6 +88,24 @@ def test_calibrated_light_is_the_equation_in_float64(
     assert found.below == np.count_nonzero(found.image < 0)
 
 
+def test_one_flat_factor_tints_the_lights_and_loses_nothing() -> None:
+    light, dark, _, flat = night()
+    y, x = np.mgrid[: SHAPE[0], : SHAPE[1]] % 2
+    tinted = flat * np.array([0.6, 1.0, 0.8], np.float32)[RGGB[y, x]]
+    images = []
+    for separate in (True, False):
+        params = CalibrateParams(separate_flat_factors=separate)
+        images.append(calibrate.run(params, Frame(light), calibrate.prepare(params, dark, None, tinted, RGGB)).image)
+    meaning = CalibrateParams.__annotations__["separate_flat_factors"]
+    assert "nothing is lost" in str(meaning)
+    for colour in range(3):
+        here = (RGGB[y, x] == colour) & (np.abs(images[0]) > 100)
+        ratio = images[1][here] / images[0][here]
+        # The same factor in every pixel of a colour, another one for each.
+        np.testing.assert_allclose(ratio, np.median(ratio), rtol=1e-5)
+        assert abs(np.median(ratio) - 1) > 0.05
+
+
 def test_least_deviation_of_an_x_trans_frame_is_sought_in_bins_of_three(monkeypatch: pytest.MonkeyPatch) -> None:
     light, dark, bias, _ = night()
     params = CalibrateParams(optimize_dark=True, optimize_by="deviation")
@@ -167,6 +185,18 @@ def test_words_are_counted_plane_by_plane(bzero: float, cell: int) -> None:
     for (y, x), value in np.ndenumerate(values):
         slow[(y % cell) * cell + x % cell, max(value, histograms.FIRST) - histograms.FIRST] += 1
     np.testing.assert_array_equal(counts, slow)
+
+
+def test_an_xtrans_frame_has_one_plane_and_a_factor_for_each_colour() -> None:
+    light, dark, _, flat = night()
+    cell = np.array(["RGB".index(c) for c in "GBGGRGRGRBGBGBGGRGGRGGBGBGBRGRGRGGBG"], np.uint8).reshape(6, 6)
+    prepared = calibrate.prepare(CalibrateParams(), dark, None, flat, cell)
+    assert (prepared.planes, len(prepared.flat_factors), prepared.step) == (("CFA",), 3, 6)
+    found = calibrate.run(CalibrateParams(), Frame(light), prepared)
+    y, x = np.mgrid[: SHAPE[0], : SHAPE[1]] % 6
+    wide = (light.astype(np.float64) - dark) / flat * np.array(prepared.flat_factors)[cell[y, x]]
+    assert np.abs(found.image - wide).max() < 2 * ULP
+    assert [plane.plane for plane in found.levels] == ["CFA"]
 
 
 def test_planes_have_the_names_of_their_colours() -> None:

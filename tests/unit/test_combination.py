@@ -58,6 +58,20 @@ def test_the_samples_that_rejection_leaves_are_combined_as_asked(combination: st
     assert counts.high.tolist() == same.high.tolist()
 
 
+def test_without_rejection_the_result_is_the_weighted_mean_to_one_ulp():
+    images = frames(11, 30)
+    images[2][50:60, 20:90] = np.nan
+    weights = np.random.default_rng(31).uniform(0.1, 1, 11)
+    lights = [
+        light(image, weight, fwhm=width, noise=(10.0,))
+        for image, weight, width in zip(images, weights, np.linspace(2, 4, 11), strict=True)
+    ]
+    image = integrated(lights, rejection="none")[0]["image"]
+    stack = np.ma.masked_invalid(np.array(images, np.float64))
+    expected = np.ma.average(stack, axis=0, weights=weights).filled(np.nan)
+    np.testing.assert_array_max_ulp(image, expected.astype(np.float32), maxulp=1)
+
+
 def test_rejection_may_compare_other_values_than_those_that_are_averaged():
     images = [image + level for image, level in zip(frames(12, 2), np.linspace(0, 500, 12), strict=True)]
     images[4] = images[4].copy()
@@ -184,3 +198,43 @@ def test_the_expected_variance_is_a_map_of_its_own():
     assert ratio.mean() == pytest.approx(1, abs=4 * np.sqrt(2 / 15 / core.sum()))
     unknown = [Light(**{**vars(one), "noise": ()}) for one in lights]
     assert np.isnan(integrated(unknown, maps=("variance_expected",))[0]["variance_expected"]).all()
+
+
+def regions_of(images: list[np.ndarray], memory: int = 1 << 28) -> tuple[float, float, float, float] | None:
+    work = Work(map=map, workers=1, memory=memory, report=lambda *_: None)
+    lights = [light(image) for image in images]
+    counts = Counts(*(np.zeros(len(lights), np.int64) for _ in range(3)))
+    params = IntegrateParams(interpolation="nearest", rejection="winsorized")
+    shape = images[0].shape
+    regions = integrate.Regions(shape)
+    for strip in integrate.run(params, DebayerParams(), work, lights, shape, None, counts):
+        regions.add(strip)
+    return regions.odd(len(lights), 0.8)
+
+
+def wide_frames(seed: int) -> list[np.ndarray]:
+    return [np.random.default_rng(seed + n).normal(1000, 10, (320, 400)).astype(np.float32) for n in range(8)]
+
+
+def test_a_region_that_one_light_does_not_fit_is_found_with_its_place_and_size():
+    images = wide_frames(20)
+    images[2][64:256, 192:384] += 300
+    found = regions_of(images)
+    assert found is not None
+    x, y, part, share = found
+    assert (x, y) == pytest.approx((287.5, 159.5), abs=0.1)
+    assert part == pytest.approx(192 * 192 / (320 * 400), rel=0.02)
+    # One of eight lights and the tails of the noise.
+    assert share == pytest.approx(1 / 8, abs=0.02)
+    assert regions_of(images, memory=1) == pytest.approx(found, rel=1e-9)
+
+
+def test_trails_noise_and_single_bright_cells_are_no_odd_region():
+    images = wide_frames(40)
+    y, x = np.indices((320, 400))
+    images[1] += np.where(np.abs(y - 0.5 * x - 20) < 20, 500, 0).astype(np.float32)
+    images[3] += np.where(np.abs(y + 0.3 * x - 250) < 20, 500, 0).astype(np.float32)
+    images[5][128:192, 64:128] += 500
+    images[6][:, :30] = np.nan
+    assert regions_of(images) is None
+    assert regions_of([image[:60, :60] for image in images]) is None

@@ -220,6 +220,23 @@ def test_local_normalization_is_that_of_the_integration():
     np.testing.assert_allclose(fine[:, 1::3, 1::3], expected, atol=1e-3)
 
 
+def test_two_sided_normalization_is_that_of_the_integration():
+    rng = np.random.default_rng(6)
+    lights = []
+    for n in range(3):
+        sided = np.stack(
+            [rng.normal(middle, spread, (6, 6)) for middle, spread in ((1e3, 9), (9e2, 9), (1, 0.1), (2, 0.1))]
+        )
+        lights.append(light(field(n), np.eye(3), sided=(sided,), surface_step=32, scale=(9.0,)))
+    work = Work(map=map, workers=1, memory=1 << 28, report=lambda *_: None)
+    counts = Counts(*(np.zeros(3, np.int64) for _ in range(3)))
+    params = IntegrateParams(rejection="none")
+    strips = list(integrate.run(params, DebayerParams(), work, lights, SHAPE, None, counts))
+    expected = np.concatenate([strip.image for strip in strips], axis=1)
+    picture, _, _ = made(lights, scale=1, drop_shrink=1.0)
+    np.testing.assert_allclose(picture, expected, atol=1e-3)
+
+
 @pytest.mark.parametrize("side", [2, 6])
 def test_every_colour_of_a_mosaic_is_measured_and_nothing_interpolated(side: int):
     """Three skies of one level each: not a pixel of the output lies between two of them."""
@@ -308,4 +325,7 @@ def test_stored_bits_come_back_by_rectangle_and_only_when_complete(tmp_path: Any
     with pytest.raises(RuntimeError), store.put_bits("b", (1, 1, 8, 8)):
         raise RuntimeError
     assert store.bits("b") is None
+    assert not list((tmp_path / "bits").glob(".*"))
+    (tmp_path / "bits" / ".c.1.tmp").write_bytes(b"of a killed run")
+    Store(tmp_path)
     assert not list((tmp_path / "bits").glob(".*"))

@@ -95,7 +95,23 @@ def test_a_damaged_file_is_named_and_the_others_are_shown(night: Path, tmp_path:
     seen = wbpy.inspect(tmp_path)
     assert [Path(one.path).name for one in seen.frames] == ["good.fits"]
     assert [Path(one.path).name for one in seen.held_back] == ["bad.fits"]
-    assert any(Path(finding.subject).name == "bad.fits" for finding in seen.findings)
+    assert [finding.id for finding in seen.findings if Path(finding.subject).name == "bad.fits"] == ["FIL003"]
+
+
+def test_a_file_whose_damage_only_its_pixels_show_is_named(tmp_path: Path):
+    for name, whole in (("good.fits", True), ("bad.fits", False)):
+        image = np.random.default_rng(2).integers(400, 600, (64, 64)).astype(np.int16)
+        header = fits.Header([("IMAGETYP", "DARK")])
+        fits.CompImageHDU(image, header, compression_type="GZIP_1").writeto(tmp_path / name)
+        content = bytearray((tmp_path / name).read_bytes())
+        if not whole:
+            # The tiles lie behind the headers and the table of their places.
+            content[-2880 * 2 : -2880] = bytes(2880)
+        (tmp_path / name).write_bytes(bytes(content))
+    seen = wbpy.inspect(tmp_path)
+    assert [Path(one.path).name for one in seen.frames] == ["good.fits"]
+    told = [(finding.id, Path(finding.subject).name) for finding in seen.findings if finding.severity == "error"]
+    assert told == [("CHK032", "bad.fits")]
 
 
 def test_a_calibrated_frame_with_missing_pixels_is_shown(tmp_path: Path):

@@ -254,14 +254,13 @@ def test_raw_frames_fill_the_columns_that_fits_frames_fill(tmp_path):
     assert {source.field: source.keyword for source in entry.sources}["exposure"] == "EXPTIME"
 
 
-@pytest.mark.parametrize(("role", "held"), [("lights", "SCN022"), ("flats", None), ("darks", None), ("bias", None)])
-def test_xtrans_lights_are_held_back_and_their_masters_are_made(tmp_path, role, held):
+@pytest.mark.parametrize("role", ["lights", "flats", "darks", "bias"])
+def test_xtrans_frames_are_read_with_their_pattern(tmp_path, role):
     path = tmp_path / role / "a.dng"
     path.parent.mkdir()
     write_dng(path, PIXELS, XTRANS)
     entry = scan([tmp_path], RULES, ScanSettings()).entries[0]
-    assert (entry.frame.cfa, entry.held_back) == (XTRANS, held)
-    assert [finding.id for finding in entry.findings if finding.id == "SCN022"] == ([held] if held else [])
+    assert (entry.frame.cfa, entry.held_back) == (XTRANS, None)
 
 
 def test_xtrans_lights_can_be_taken_as_grey(tmp_path):

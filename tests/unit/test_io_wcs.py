@@ -82,6 +82,23 @@ def test_what_is_read_and_written_again_says_the_same_sky(tmp_path: Path, cards:
     assert all(is_wcs_keyword(keyword) for keyword, _, _ in found.cards())
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {"RADESYS": "ICRS", "EQUINOX": 2000.0}),
+        ({"RADESYS": "FK5"}, {"RADESYS": "FK5", "EQUINOX": 2000.0}),
+        ({"EQUINOX": 1950.0}, {"EQUINOX": 1950.0}),
+        ({"RADESYS": "FK4"}, {"RADESYS": "FK4"}),
+    ],
+)
+def test_what_the_standard_takes_for_granted_is_written(tmp_path: Path, given: dict, expected: dict):
+    found = written(tmp_path, [*LINEAR, *CD, *((k, v, "") for k, v in given.items())])
+    assert found is not None
+    cards = {k: v for k, v, _ in found.cards()}
+    assert {k: cards[k] for k in ("RADESYS", "EQUINOX") if k in cards} == expected
+    assert cards["CUNIT1"] == cards["CUNIT2"] == "deg"
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     st.floats(-180, 180), st.floats(0.3, 3), st.floats(-200, 200), st.floats(-200, 200), st.booleans(), st.booleans()
@@ -97,6 +114,14 @@ def test_moved_coordinates_show_the_same_sky(
     new = np.array([(0, 0), (20, 3), (11, 30)], float)
     old = new @ matrix[:2, :2].T + matrix[:2, 2]
     np.testing.assert_allclose(sky(found.moved(matrix).cards(), new), sky(found.cards(), old), atol=1e-9)
+
+
+def test_a_polynomial_of_one_axis_is_written_with_an_order_for_both(tmp_path: Path):
+    found = written(tmp_path, [*LINEAR, *CD, ("A_ORDER", 2, ""), ("A_2_0", 2e-5, "")])
+    assert found is not None
+    cards = found.cards()
+    assert {k: v for k, v, _ in cards if "ORDER" in k} == {"A_ORDER": 2, "B_ORDER": 2}
+    assert sky(cards, np.array([[3.0, 4.0]])).shape == (1, 2), "astropy refuses one alone"
 
 
 def test_inverse_polynomials_move_along(tmp_path: Path):

@@ -14,7 +14,7 @@ from wbpy.config import ScanSettings
 from wbpy.errors import ReadError
 from wbpy.io.headers import load_header, read_header
 from wbpy.io.images import open_image
-from wbpy.io.xisf import write_xisf
+from wbpy.io.xisf import XisfWriter, write_xisf
 from wbpy.rules import load_rules
 from wbpy.scanning.scanner import scan
 
@@ -560,3 +560,81 @@ def test_files_of_another_writer_read_bit_for_bit(tmp_path, codec, shuffle):
     other.XISF.write(path, data, creator_app="test", codec=codec, shuffle=shuffle)
     for channel in range(3):
         np.testing.assert_array_equal(read(path, channel), data[:, :, channel].astype(np.float32))
+
+
+# Written tile by tile -------------------------------------------------------------------------------------------
+
+
+def test_a_file_written_by_rows_is_the_one_written_at_once(tmp_path):
+    colour = RNG.random((3, 9, 7), dtype=np.float32)
+    low, made, path = STORED["Float32"], datetime(2024, 3, 1, tzinfo=UTC), tmp_path / "a.xisf"
+    images = [("image", colour.shape), ("low", low.shape)]
+    with XisfWriter(path, images, CARDS, ["a < b"], created=made) as writer:
+        writer.write_rows("low", 0, 0, low)
+        for y0, y1 in ((4, 9), (0, 4)):
+            for channel in range(3):
+                writer.write_rows("image", channel, y0, colour[channel, y0:y1])
+        assert not path.exists(), "nothing stands under the name before it is whole"
+        writer.commit()
+    write_xisf(tmp_path / "b.xisf", colour, CARDS, ["a < b"], images=[("low", low)], created=made)
+    assert path.read_bytes() == (tmp_path / "b.xisf").read_bytes()
+
+
+def test_rows_that_begin_at_the_bottom_are_turned_over_in_every_tile(tmp_path):
+    data = np.arange(60, dtype=np.float32).reshape(10, 6)
+    path = tmp_path / "a.xisf"
+    with XisfWriter(path, [("a", (10, 6))], [("ROWORDER", "BOTTOM-UP", "")]) as writer:
+        for y0, y1 in ((0, 3), (3, 4), (4, 10)):
+            writer.write_rows("a", 0, y0, data[y0:y1])
+        writer.commit()
+    with open_image(path) as image:
+        np.testing.assert_array_equal(image.read(), data[::-1])
+
+
+def test_rows_that_were_never_written_leave_no_file(tmp_path):
+    path = tmp_path / "a.xisf"
+    with (
+        pytest.raises(ValueError, match="3 rows were not written"),
+        XisfWriter(path, [("a", (4, 6)), ("b", (4, 6))]) as writer,
+    ):
+        writer.write_rows("a", 0, 0, np.zeros((4, 6), np.float32))
+        writer.write_rows("b", 0, 1, np.zeros((1, 6), np.float32))
+        writer.commit()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_that_do_not_fit_are_refused(tmp_path):
+    with XisfWriter(tmp_path / "a.xisf", [("a", (4, 6)), ("b", (2, 6))]) as writer:
+        for name, channel, y0, shape in (
+            ("a", 0, 2, (3, 6)),
+            ("b", 0, 0, (3, 6)),
+            ("b", 1, 0, (1, 6)),
+            ("a", 0, 0, (4, 5)),
+        ):
+            with pytest.raises(ValueError, match="do not fit"):
+                writer.write_rows(name, channel, y0, np.zeros(shape, np.float32))
+
+
+def test_a_gnomonic_solution_also_stands_in_the_properties_of_pixinsight(tmp_path):
+    """Row 4 of 21 counted from the bottom and from 1 has its centre 17.5 px below the upper edge."""
+    cards = [("CTYPE1", "RA---TAN", ""), ("CTYPE2", "DEC--TAN", ""), ("CRVAL1", 312.75, ""), ("CRVAL2", 30.7, "")]
+    cards += [("CRPIX1", 3.0, ""), ("CRPIX2", 4.0, ""), ("CD1_1", -5e-4, ""), ("CD1_2", 2e-5, "")]
+    cards += [("CD2_1", 1e-5, ""), ("CD2_2", 4e-4, "")]
+    path = tmp_path / "a.xisf"
+    write_xisf(path, STORED["Float32"], cards)
+    with XisfWriter(tmp_path / "b.xisf", [("image", SHAPE)], cards) as writer:
+        writer.write_rows("image", 0, 0, STORED["Float32"])
+        writer.commit()
+    for file in (path, tmp_path / "b.xisf"):
+        header = file.read_bytes().partition(b"</xisf>")[0].decode("utf-8", "replace")
+
+        def numbers(name, header=header):
+            text = header.partition(f"PCL:AstrometricSolution:{name}")[2].partition(">")[2].partition("<")[0]
+            return list(np.frombuffer(base64.b64decode(text), "<f8"))
+
+        assert numbers("ReferenceCelestialCoordinates") == [312.75, 30.7]
+        assert numbers("ReferenceImageCoordinates") == [2.5, 17.5]
+        assert numbers("LinearTransformationMatrix") == [-5e-4, -2e-5, 1e-5, -4e-4]
+        assert load_header(file).get("CRPIX2") == 4.0
+    write_xisf(path, STORED["Float32"], [("CTYPE1", "RA---SIN", ""), *cards[1:]])
+    assert b"AstrometricSolution" not in path.read_bytes(), "of another projection the keywords say all"

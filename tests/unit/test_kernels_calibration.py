@@ -113,6 +113,17 @@ def test_colour_flat_has_one_scale_for_each_colour_and_both_greens_together(cfa)
     assert missing == 0
 
 
+def test_flat_of_a_six_by_six_mosaic_has_one_scale_for_each_colour():
+    cell = np.array(["RGB".index(c) for c in "GBGGRGRGRBGBGBGGRGGRGGBGBGBRGRGRGGBG"], np.uint8).reshape(6, 6)
+    y, x = np.indices((41, 50)) % 6
+    level = np.array([8000.0, 20000.0, 12000.0])[cell[y, x]]
+    flat = (level * np.random.default_rng(4).normal(1, 0.01, level.shape)).astype(np.float32)
+    gain, factors, _ = flat_gain(flat, cell)
+    for c in range(3):
+        assert factors[c] == pytest.approx(slow_trimmed_mean(flat[cell[y, x] == c], 0.05), rel=1e-12)
+    np.testing.assert_allclose(gain, factors[cell[y, x]] / flat.astype(np.float64), rtol=2e-7)
+
+
 def test_dead_flat_pixels_are_missing_and_counted():
     flat = np.full((10, 10), 1000, dtype=np.float32)
     flat[0, 0], flat[5, 5], flat[9, 9] = 0, -3, np.nan

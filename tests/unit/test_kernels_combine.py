@@ -99,6 +99,34 @@ def test_mean_equals_the_twin(n):
     np.testing.assert_array_equal(maps.frames, expected.frames)
 
 
+@pytest.mark.parametrize("algorithm", sorted(rejection.ALGORITHMS))
+@pytest.mark.parametrize("kind", ["tied", "constant", "masked", "one sample", "outlier"])
+def test_mean_equals_the_twin_on_columns_of_every_kind_after_every_rejection(algorithm, kind):
+    rng = np.random.default_rng(5)
+    values = rng.normal(500, 20, (13, 120)).astype(np.float32)
+    if kind == "tied":
+        values = np.round(values / 15) * np.float32(15)
+    elif kind == "constant":
+        values[:] = 321.0
+    elif kind == "masked":
+        values[rng.random(values.shape) < 0.6] = np.nan
+        values[:, 7] = np.nan
+    elif kind == "one sample":
+        values[1:] = np.nan
+    else:
+        values[rng.integers(0, 13, 120), np.arange(120)] += 4000
+    limits = {"percentile": (0.2, 0.1), "esd": (1.0, 0.02), "rcr": (0.01, 0.01), "minmax": (1.0, 1.0)}
+    lo, hi = bounds_of(values, algorithm, *limits.get(algorithm, (4.0, 3.0)))
+    weights = rng.uniform(0.1, 1, 13)
+    maps, expected = run(values, lo, hi, weights), twin(values, values, lo, hi, weights)
+    np.testing.assert_allclose(maps.out, expected.out, rtol=1.2e-7)
+    np.testing.assert_allclose(maps.weight_sum, expected.weight_sum, rtol=1.2e-7)
+    for name in ("low", "high", "frames"):
+        np.testing.assert_array_equal(getattr(maps, name), getattr(expected, name))
+    # A constant column has no scatter; what rounding leaves of the mean's is below an ulp of the level, squared.
+    np.testing.assert_allclose(maps.variance, expected.variance, rtol=1e-6, atol=1e-9)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_mean_without_rejection_is_the_float64_average_rounded_once(dtype):
     values = stack_of(37, 1000, seed=1, gaps=0)

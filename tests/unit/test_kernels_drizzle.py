@@ -15,7 +15,7 @@ from wbpy.kernels import distortion
 from wbpy.kernels.drizzle import BLOCK, NO_MASK, deposit, finish, make_drop, places
 
 MONO = np.zeros((1, 1), np.uint8)
-NOTHING = np.zeros((1, 1, 1), np.float32)
+NOTHING = np.zeros((1, 1, 1, 1), np.float32)
 COMPILED = os.environ.get("NUMBA_DISABLE_JIT") != "1"
 SIDE = 40 if COMPILED else 20
 
@@ -107,7 +107,7 @@ def dropped(
         colour,
         np.full(planes, factor, np.float64),
         np.full(planes, weight, np.float64),
-        np.zeros((planes, 1, 1), np.float32) if offsets is None else offsets,
+        np.zeros((planes, 1, 1, 1), np.float32) if offsets is None else offsets,
         rejected,
         inner or (0, 0, -(-reference[1] // 8) * 8, reference[0]),
         reference,
@@ -267,22 +267,35 @@ def test_offsets_and_factor_are_those_of_the_reference_pixel_and_weights_multipl
     size = 32
     rng = np.random.default_rng(8)
     image = rng.normal(500, 50, (size, size))
-    offsets = rng.normal(0, 30, (1, size, size)).astype(np.float32)
+    offsets = rng.normal(0, 30, (1, 1, size, size)).astype(np.float32)
     matrix = np.eye(3)
     found = dropped(image, matrix, offsets=offsets, inner=(0, 0, size, size), factor=1.5, weight=0.25, scale=1)[0]
     np.testing.assert_allclose(found[..., 1], 0.25, rtol=1e-6)
-    np.testing.assert_allclose(found[..., 0] / 0.25, 1.5 * image.astype(np.float32) + offsets[0], rtol=1e-6)
+    np.testing.assert_allclose(found[..., 0] / 0.25, 1.5 * image.astype(np.float32) + offsets[0, 0], rtol=1e-6)
+
+
+def test_scales_below_and_above_a_level_differ():
+    size = 32
+    rng = np.random.default_rng(10)
+    image = rng.normal(500, 50, (size, size)).astype(np.float32)
+    layers = rng.normal(
+        [[[500.0]], [[600.0]], [[1.2]], [[0.8]]], [[[20.0]], [[20.0]], [[0.1]], [[0.1]]], (4, size, size)
+    )
+    layers = layers.astype(np.float32)
+    found = dropped(image, np.eye(3), offsets=layers[None], inner=(0, 0, size, size), factor=7.0, scale=1)[0]
+    away = image - layers[0]
+    np.testing.assert_allclose(found[..., 0], away * np.where(away < 0, layers[2], layers[3]) + layers[1], rtol=1e-6)
 
 
 def test_offsets_of_a_part_of_the_reference_are_found_there():
     size = 48
     image = np.zeros((size, size))
-    offsets = np.arange(size * size, dtype=np.float32).reshape(1, size, size)
+    offsets = np.arange(size * size, dtype=np.float32).reshape(1, 1, size, size)
     whole = dropped(image, np.eye(3), offsets=offsets, inner=(0, 0, size, size), scale=2)[0]
     part = dropped(
         image,
         np.eye(3),
-        offsets=offsets[:, 10:40, 16:48],
+        offsets=offsets[:, :, 10:40, 16:48],
         inner=(16, 10, 48, 40),
         scale=2,
         tile=(40, 50, 60, 80),
@@ -306,7 +319,7 @@ def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match="rejected"):
         dropped(image, np.eye(3), rejected=np.zeros((1, 5, 5), np.uint8), inner=(0, 0, 24, 20))
     with pytest.raises(ValueError, match="offsets"):
-        dropped(image, np.eye(3), offsets=np.zeros((1, 5, 5), np.float32), inner=(0, 0, 24, 20))
+        dropped(image, np.eye(3), offsets=np.zeros((1, 1, 5, 5), np.float32), inner=(0, 0, 24, 20))
     with pytest.raises(ValueError, match="border"):
         drop = make_drop("square", 1.0, 2 * np.eye(2))
         grid = places(np.eye(3), distortion.NONE, 0, 2, (0, 0, 2, 2))

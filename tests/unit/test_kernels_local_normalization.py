@@ -7,6 +7,7 @@ from wbpy.kernels import local_normalization as local
 
 SHAPE = (200, 320)
 CELL = 32
+XTRANS = np.array(["RGB".index(c) for c in "GBGGRGRGRBGBGBGGRGGRGGBGBGBRGRGRGGBG"], np.uint8).reshape(6, 6)
 RGGB = np.array([[0, 1], [1, 2]], np.uint8)
 EYE = np.eye(3)
 
@@ -63,6 +64,15 @@ def test_every_pixel_is_read_where_a_cell_is_small():
     # 16 x 16 px: 256 pixels, all read, none clipped on a plane of two values.
     image = np.where(np.indices((32, 32)).sum(axis=0) % 2, 100.0, 104.0).astype(np.float32)
     np.testing.assert_array_equal(local.cell_levels(image, None, EYE, (32, 32), 16), 102.0)
+
+
+@pytest.mark.parametrize("shift", [0, 1, 4])
+def test_colours_of_an_xtrans_mosaic_have_levels_of_their_own(shift):
+    y, x = np.indices((96, 96)) % 6
+    image = np.array([100.0, 200.0, 300.0], np.float32)[XTRANS[y, x]]
+    moved = np.array([[1.0, 0, shift], [0, 1, shift], [0, 0, 1]])
+    level = local.cell_levels(image, XTRANS, moved, (64, 64), CELL)
+    np.testing.assert_array_equal(level[:, 0, 0], [100, 200, 300])
 
 
 def test_colours_of_a_cfa_have_levels_of_their_own():

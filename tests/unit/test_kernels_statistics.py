@@ -165,6 +165,14 @@ def test_sample_of_a_mosaic_keeps_the_colours_apart_and_in_proportion():
     np.testing.assert_array_equal(sampled(colour)[0], colour.ravel())
 
 
+def test_sample_of_a_six_by_six_mosaic_keeps_the_colours_apart():
+    cell = np.array(["RGB".index(c) for c in "GBGGRGRGRBGBGBGGRGGRGGBGBGBRGRGRGGBG"], np.uint8).reshape(6, 6)
+    y, x = np.indices((101, 99)) % 6
+    colour = cell[y, x].astype(np.float32)
+    planes = sampled(colour, cell, target=10**6)
+    assert [(p.size, set(p.tolist())) for p in planes] == [(np.count_nonzero(colour == c), {c}) for c in range(3)]
+
+
 # --------------------------------------------------------------------------------------------------------------
 
 

@@ -251,12 +251,6 @@ def test_the_rejection_can_be_normalized_apart_from_the_result(rejection: str, j
         assert found == pytest.approx(expected, rel=1e-9)
 
 
-def test_a_two_sided_scale_of_stars_is_refused():
-    for params in ({"method": "additive_scaling"}, {"method": "multiplicative_scaling", "scale": "bwmv"}):
-        with pytest.raises(ValueError, match="two_sided needs method additive_scaling or adaptive"):
-            NormalizeParams(two_sided=True, **params)
-
-
 @pytest.mark.parametrize(
     ("frames", "params", "count"),
     [

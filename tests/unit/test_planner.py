@@ -13,6 +13,7 @@ from wbpy.errors import ConfigError, PlanError, RuleError
 from wbpy.model import Finding, Frame, HeldBack, Plan, Step, encode
 from wbpy.planner import check_inputs, load_plan, make_plan
 from wbpy.rules import load_rules
+from wbpy.simulate.dng import XTRANS
 from wbpy.stages import STAGES
 
 OUT = Path("/out")
@@ -123,6 +124,29 @@ def test_colour_lights_are_debayered_for_their_integration():
     last = step(plan, "integrate/integration-M42-OSC-300s")
     assert last.inputs["image"] == ("debayer/integration-M42-OSC-300s",)
     assert last.outputs[0].path == "/out/integrations/M42_OSC_300s.fits"
+
+
+@pytest.mark.parametrize(("method", "found"), [("rcd", True), ("guided", False), ("superpixel", False)])
+def test_a_method_that_xtrans_does_not_know_is_reported(method, found):
+    plan = planned(frames(4, "light", cfa=XTRANS, filter=None), f"debayer.method={method}")
+    assert [one.id for one in plan.findings if one.id.startswith("DEB")] == ["DEB001"] * found
+    bayer = planned(frames(4, "light", cfa="RGGB", filter=None), f"debayer.method={method}")
+    assert not any(one.id.startswith("DEB") for one in bayer.findings)
+
+
+def test_superpixels_and_drizzle_exclude_each_other():
+    lights = frames(4, "light", cfa="RGGB", filter=None)
+    with pytest.raises(ConfigError, match=r"debayer.method is superpixel and drizzle.use is true"):
+        planned(lights, "debayer.method=superpixel", "drizzle.use=true")
+    assert step(planned(lights, "debayer.method=superpixel"), "debayer/integration-M42-OSC-300s")
+    assert planned(frames(4, "light"), "debayer.method=superpixel", "drizzle.use=true").steps
+
+
+def test_overscan_of_xtrans_frames_leaves_whole_cells():
+    area = ("overscan.use=regions", "overscan.image=4:100;6:90", "overscan.regions=0:4;6:90 > 4:100;6:90")
+    assert planned(frames(4, "light", cfa="RGGB", filter=None), *area).steps
+    with pytest.raises(ConfigError, match="multiples of 6"):
+        planned(frames(4, "light", cfa=XTRANS, filter=None), *area)
 
 
 def test_two_nights_become_one_integration_and_share_a_reference():

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from wbpy.kernels import distortion, local_normalization
+from wbpy.simulate.dng import XTRANS
 from wbpy.stages.debayer import DebayerParams
-from wbpy.stages.integrate import IntegrateParams, Light, resample, tile_side
+from wbpy.stages.integrate import IntegrateParams, Light, on_joined_pixels, resample, tile_side
 
 HEIGHT, WIDTH = 90, 110
 
@@ -48,7 +50,7 @@ SHIFTS = [(0, 0), (3.3, -2.7), (-107.4, 0.2), (0.6, -87.1), (108.2, 88.3), (-109
 
 @pytest.mark.parametrize("shift", SHIFTS, ids=str)
 @pytest.mark.parametrize("pattern", [None, "RGGB", "GBRG"])
-@pytest.mark.parametrize("method", ["malvar", "rcd", "bilinear"])
+@pytest.mark.parametrize("method", ["guided", "malvar", "rcd", "vng", "bilinear"])
 def test_tiles_have_the_bits_of_the_whole_even_where_a_frame_only_just_reaches_them(shift, pattern, method):
     frame = Frame(np.random.default_rng(2).normal(500, 40, (HEIGHT, WIDTH)).astype(np.float32))
     cfa = None if pattern is None else np.array(["RGB".index(c) for c in pattern], np.uint8).reshape(2, 2)
@@ -56,6 +58,60 @@ def test_tiles_have_the_bits_of_the_whole_even_where_a_frame_only_just_reaches_t
     whole = tiled(frame, matrix, cfa, 200, method=method)
     for side in (64, 32):
         np.testing.assert_array_equal(tiled(frame, matrix, cfa, side, method=method), whole)
+
+
+@pytest.mark.parametrize("shift", SHIFTS, ids=str)
+@pytest.mark.parametrize("method", ["guided", "bilinear", "malvar"])
+def test_tiles_of_xtrans_frames_have_the_bits_of_the_whole(shift, method):
+    frame = Frame(np.random.default_rng(2).normal(500, 40, (HEIGHT, WIDTH)).astype(np.float32))
+    cfa = np.array(["RGB".index(c) for c in XTRANS], np.uint8).reshape(6, 6)
+    whole = tiled(frame, moved(*shift, degrees=0.3), cfa, 200, method=method)
+    for side in (64, 32):
+        np.testing.assert_array_equal(tiled(frame, moved(*shift, degrees=0.3), cfa, side, method=method), whole)
+
+
+@pytest.mark.parametrize(("pattern", "side"), [("RGGB", 2), (XTRANS, 3)])
+def test_joined_pixels_lie_in_the_middle_of_theirs(pattern, side):
+    """A slope over the frame: a joined pixel has the value at the middle of its pixels, whichever way they move."""
+    cfa = np.array(["RGB".index(c) for c in pattern], np.uint8).reshape(2 * side if side == 3 else 2, -1)
+    y, x = np.indices((HEIGHT, WIDTH), dtype=np.float32)
+    whole = Light(Frame(100 + 3 * x + 2 * y), moved(4.0, -3.0), (1.0,), (0.0,), (1.0,), noise=(2.0, 2.0, 2.0), fwhm=4.0)
+    light = on_joined_pixels(whole, side, (1, 4, 1))
+    assert light.noise == (2.0, 1.0, 2.0) and light.fwhm == 4.0 / side
+    parameters, debayering = IntegrateParams(interpolation="bilinear"), DebayerParams(method="superpixel")
+    parts = []
+    for width in (HEIGHT // side, 16):
+        out = np.empty((3, HEIGHT // side, HEIGHT // side), np.float32)
+        for left in range(0, HEIGHT // side, width):
+            part = np.empty((3, HEIGHT // side, min(width, HEIGHT // side - left)), np.float32)
+            resample(parameters, debayering, light, cfa, part, left, 0)
+            out[:, :, left : left + width] = part
+        parts.append(out)
+    np.testing.assert_array_equal(parts[0], parts[1])
+    rows, columns = np.indices(out.shape[1:])
+    middle = (side - 1) / 2
+    expected = 100 + 3 * (side * columns + middle + 4.0) + 2 * (side * rows + middle - 3.0)
+    # Means of samples that lie a pixel off the middle at most: 3 and 2 DN for each pixel.
+    np.testing.assert_allclose(out[1][6:-6, 6:-6], expected[6:-6, 6:-6], atol=0.6)
+    np.testing.assert_allclose(out[:, 6:-6, 6:-6].mean(), expected[6:-6, 6:-6].mean(), atol=2.6)
+
+
+def test_surfaces_and_displacements_of_joined_pixels_are_those_of_the_whole():
+    step, side = 32, 3
+    grid = np.indices((6, 7), dtype=np.float64)
+    surface = 5 + 2 * (grid[1] - 1) * step + 3 * (grid[0] - 1) * step
+    moves = np.stack([0.01 * grid[1] * step, 0.02 * grid[0] * step], axis=-1)[None]
+    whole = Light(Frame(np.zeros((90, 110), np.float32)), np.eye(3), (1.0,), (0.0,), (1.0,), (surface,), step, moves, step)
+    light = on_joined_pixels(whole, side, (1, 1, 1))
+    plane = np.zeros((30, 36), np.float32)
+    local_normalization.apply(plane, 1.0, light.surfaces[0], light.surface_step, 0, 0, plane)
+    y, x = np.indices(plane.shape)
+    np.testing.assert_allclose(plane, 5 + 2 * (3 * x + 1) + 3 * (3 * y + 1), rtol=1e-5)
+    points = np.array([[4.0, 7.0], [30.0, 20.0]])
+    there = distortion.apply(light.matrix, light.displacement[0], light.displacement_step, points)
+    # The same point in whole pixels, moved, and back.
+    at = 3 * points + 1
+    np.testing.assert_allclose(3 * there + 1, at + at * [0.01, 0.02], atol=1e-9)
 
 
 def test_a_frame_that_does_not_reach_a_tile_is_missing_there():

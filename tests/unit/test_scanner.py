@@ -12,6 +12,7 @@ from wbpy.errors import RuleError
 from wbpy.io.products import write_fits
 from wbpy.rules import load_rules
 from wbpy.scanning.scanner import scan
+from wbpy.simulate.dng import XTRANS
 
 RULES = load_rules()
 
@@ -559,6 +560,12 @@ def test_pattern_is_forced_for_one_camera_only(tmp_path):
 def test_cfa_region_that_begins_at_an_odd_pixel_is_reported(tmp_path, x, y, odd):
     _, _, catalog = one(tmp_path, LIGHT, "BAYERPAT= 'RGGB'", f"XORGSUBF= {x}", f"YORGSUBF= {y}")
     assert [finding.id for finding in catalog.findings] == ["SCN035"] * odd
+
+
+@pytest.mark.parametrize(("x", "inside"), [(6, False), (12, False), (2, True), (9, True)])
+def test_xtrans_region_off_the_grid_of_cells_is_reported(tmp_path, x, inside):
+    _, _, catalog = one(tmp_path, LIGHT, f"BAYERPAT= '{XTRANS}'", f"XORGSUBF= {x}", "YORGSUBF= 6")
+    assert [finding.id for finding in catalog.findings] == ["SCN035"] * inside
 
 
 def test_unknown_mosaic_is_reported(tmp_path):

@@ -40,9 +40,19 @@ def weights(params: WeighParams, *frames: Measurement, scales: tuple[float, ...]
     return [w[0] for w in found]
 
 
-def test_the_default_is_the_inverse_variance_after_scaling():
+def test_the_default_is_the_inverse_variance_after_scaling_times_the_root_of_sharpness():
     assert WeighParams().method == "psf_scale_snr"
     assert weights(WeighParams(), frame(), frame(noise=20.0), frame(), scales=(1, 1, 2)) == [1.0, 0.25, 0.25]
+    assert weights(WeighParams(), frame(), frame(fwhm=12.0)) == pytest.approx([1.0, 0.5])
+    assert weights(WeighParams(sharpness=2.0), frame(fwhm=6.0), frame()) == pytest.approx([0.25, 1.0])
+    assert weights(WeighParams(sharpness=0.0), frame(fwhm=6.0), frame()) == [1.0, 1.0]
+
+
+def test_a_light_without_a_width_counts_as_a_typical_one():
+    found = weights(WeighParams(), frame(fwhm=3.0), frame(fwhm=math.nan), frame(fwhm=12.0), frame(fwhm=6.0))
+    # The median of the known is 6.
+    assert found == pytest.approx([1.0, math.sqrt(0.5), 0.5, math.sqrt(0.5)])
+    assert weights(WeighParams(), frame(fwhm=math.nan), frame(fwhm=math.nan)) == [1.0, 1.0]
 
 
 def test_psf_signal_follows_flux_sharpness_noise_and_sky():

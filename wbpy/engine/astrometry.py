@@ -74,6 +74,9 @@ def _sky_of_light(context: Context, light: Treated) -> Wcs | None:
     import numpy as np
 
     frame = light.frame
+    if frame.path in context.frames and frame.format == "raw":
+        # Camera raw files know nothing of the sky, and reading them takes long.
+        return None
     try:
         header = load_header(frame.path)
         found = read_wcs(header)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from wbpy.engine.results import MasterFile, Treated
 
-_VERSION = 3
+_VERSION = 5
 """Raised whenever the statistics or the observations change."""
 _ALIKE = ("camera", "gain", "offset", "iso", "xbinning", "ybinning", "width", "height")
 """What two groups share whose levels may be compared."""

@@ -86,6 +86,16 @@ class FrameReader:
             words = image.words(y0, y1)
             return None if words is None else (words, image.bzero)
 
+    @property
+    def words_start(self) -> int | None:
+        """Byte of the file at which its words begin, one row after the other; None for other layouts."""
+        return None if self._image is None else self._image.words_start
+
+    @property
+    def bzero(self) -> float:
+        """What is added to a stored word."""
+        return 0.0 if self._image is None else self._image.bzero
+
     def _open(self) -> ImageFile:
         return open_image(self.frame.path, self._dn_per_unit) if self._image is None else self._image.reopen()
 
@@ -138,7 +148,7 @@ class Context:
         self.plan = plan
         self.rules = rules
         self.out = out
-        self.store = Store(out / ".store")
+        self.store = Store(out / ".store", mapped=memory // 4)
         for folder in ("masters", "integrations", "frames/*"):
             for leftover in out.glob(f"{folder}/.*.tmp"):
                 leftover.unlink(missing_ok=True)

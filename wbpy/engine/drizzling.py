@@ -72,7 +72,7 @@ def drizzle_lights(
         strips = drizzle.run(params, context.work(step), done.lights, done.shape, cfa, refused, coverage)
         frames = [treated[path].frame for path in done.paths]
         leader = treated[leader_of(context, decisions, done.paths)].frame
-        headers = _headers(context, step, params, files, done, frames, leader, shape[1], key)
+        headers = _headers(context, params, files, done, frames, leader, shape[1], key)
         about = _write(strips, files, headers, products.history(chain, {}, frames), shape, done.pedestal)
         about |= {name: getattr(coverage, name).tolist() for name in ("common", "holes", "thin")}
         for name, path in files.items():
@@ -127,7 +127,6 @@ def _judge(context: Context, step: Step, params: DrizzleParams, done: Integrated
 
 def _headers(
     context: Context,
-    step: Step,
     params: DrizzleParams,
     files: dict[str, Path],
     done: Integrated,
@@ -173,7 +172,7 @@ def _write(
     size = shape if channels > 1 else shape[1:]
     thumbnail = products.Thumbnail(shape)
     added: list[products.Card] = [("PEDESTAL", round(pedestal), "[DN] added to the result")] if pedestal else []
-    below = above = uncovered = 0
+    below = above = 0
     y0, y1, x0, x1 = integrate.middle_of(shape[1:])
     middle = np.empty((y1 - y0, x1 - x0), np.float32)
     files["drizzle"].parent.mkdir(exist_ok=True)
@@ -192,7 +191,6 @@ def _write(
             if pedestal:
                 strip.image[:] += np.float32(pedestal)
             thumbnail.add(strip.y0, strip.image)
-            uncovered += int(np.count_nonzero(np.isnan(strip.image)))
             for c in range(channels):
                 pixels, cut_below, cut_above = products.to_unit_range(strip.image[c])
                 below, above = below + cut_below, above + cut_above
@@ -203,12 +201,7 @@ def _write(
     write_preview(files["drizzle_preview"], small if channels > 1 else small[0])
     total = math.prod(shape)
     fwhm = measure.run(MeasureParams(), middle, None).fwhm
-    return {
-        "below": below / total,
-        "above": above / total,
-        "uncovered": uncovered / total,
-        "fwhm_px": fwhm if math.isfinite(fwhm) else None,
-    }
+    return {"below": below / total, "above": above / total, "fwhm_px": fwhm if math.isfinite(fwhm) else None}
 
 
 def _report(

@@ -17,6 +17,7 @@ import msgspec
 from wbpy.config import memory_limit_bytes
 from wbpy.engine import checking, memory
 from wbpy.engine.approving import approve_lights
+from wbpy.engine.cataloguing import list_stars
 from wbpy.engine.context import Context
 from wbpy.engine.drizzling import drizzle_lights
 from wbpy.engine.events import Listener
@@ -213,6 +214,8 @@ def _dispatch(
         return integrate_lights(context, step, _upstream(context.plan, step), treated, decisions)
     if step.stage == "drizzle":
         return drizzle_lights(context, step, _upstream(context.plan, step), treated, decisions)
+    if step.stage == "photometry":
+        return list_stars(context, step, decisions)
     if step.stage == "crop":
         return crop_pictures(context, step, treated, decisions)
     if step.stage == "rgb":

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-_BAND_PIXELS = 4_000_000
+_BAND_PIXELS = 1_000_000
 _STRUCTURE = ("SIMPLE", "BITPIX", "EXTEND", "BSCALE", "BZERO", "END", "COMMENT", "HISTORY", "")
 _OF_ONE_FILE = ("WBPYKIND", "WBPYKEY", "ROWORDER")
 

@@ -101,8 +101,8 @@ def integrate_lights(
         samples = (np.bincount(cfa.ravel(), minlength=3) * side * side // cfa.size).tolist()
         lights = [integrate.on_joined_pixels(light, side, samples) for light in lights]
         height, width = height // side, width // side
-        middle = (side - 1) / 2
-        sky = sky and sky.moved(np.array([[side, 0.0, middle], [0.0, side, middle], [0.0, 0.0, 1.0]]))
+        shift = (side - 1) / 2
+        sky = sky and sky.moved(np.array([[side, 0.0, shift], [0.0, side, shift], [0.0, 0.0, 1.0]]))
     key = make_key(
         context.params_key(step),
         context.params_key(debayer_step) if debayer_step else None,
@@ -136,9 +136,6 @@ def integrate_lights(
     drizzled = any((other.stage, other.group) == ("drizzle", step.group) for other in context.plan.steps)
     refused = make_key("refused", key)
     pedestal = _needed_pedestal(params, treated, decisions, step.group, paths)
-    decisions.integrated[step.group] = Integrated(
-        tuple(paths), tuple(lights), (height, width), key, refused, pedestal, sky, bool(lost)
-    )
     known = not drizzled or context.store.bits(refused) is not None
     if about is not None and known and all(value is not None for value in abouts.values()):
         why = "lights, decisions, parameters and files are unchanged"
@@ -155,7 +152,10 @@ def integrate_lights(
             sink = stack.enter_context(context.store.put_bits(refused, bits)) if drizzled else None
             work = context.work(step)
             strips = integrate.run(params, debayer_params, work, lights, (height, width), cfa, counts, sink)
-            about, middle = _write_integration(params, chain, strips, files, frames, headers, shape, pedestal)
+            odd_share = context.rules.findings["INT007"].limits["lights"]
+            about, middle = _write_integration(
+                params, chain, strips, files, frames, headers, shape, pedestal, odd_share
+            )
         offered = np.maximum(counts.offered, 1)
         about["rejected_low"] = (counts.low / offered).tolist()
         about["rejected_high"] = (counts.high / offered).tolist()
@@ -182,6 +182,9 @@ def integrate_lights(
                 measurements=about["quality"] if name == main else {},
             )
         )
+    decisions.integrated[step.group] = Integrated(
+        tuple(paths), tuple(lights), (height, width), key, refused, pedestal, sky, bool(lost)
+    )
     return outcome, why
 
 
@@ -247,6 +250,7 @@ def _write_integration(
     headers: dict[str, list[products.Card]],
     shape: tuple[int, int, int],
     pedestal: float,
+    odd_share: float,
 ) -> tuple[dict[str, Any], npt.NDArray[np.float32]]:
     """Write result, maps and preview as the strips arrive.
 
@@ -264,6 +268,7 @@ def _write_integration(
     units = {name: np.float32(1 / products.DN_RANGE**2) for name in ("variance", "variance_expected")}
     y0, y1, x0, x1 = integrate.middle_of(shape[1:])
     middle = np.empty((y1 - y0, x1 - x0), np.float32)
+    regions = integrate.Regions(shape[1:])
     with products.PictureFiles() as pictures:
         sheets: dict[str, list[tuple[str, slice]]] = {}
         for name, path in files.items():
@@ -278,6 +283,7 @@ def _write_integration(
                 sheets.setdefault(one, []).append((f"{name}/{one}", planes))
             pictures.add(path, images, headers[name] + (added if is_picture else []), notes if is_picture else ())
         for strip in strips:
+            regions.add(strip)
             rows = slice(max(y0, strip.y0), min(y1, strip.y0 + strip.image.shape[1]))
             if rows.start < rows.stop:
                 own = slice(rows.start - strip.y0, rows.stop - strip.y0)
@@ -297,7 +303,9 @@ def _write_integration(
     small = thumbnail.image()
     write_preview(files["preview"], small if shape[0] > 1 else small[0])
     total = math.prod(shape)
-    return {"below": below / total, "above": above / total, "uncovered": uncovered / total}, middle
+    about: dict[str, Any] = {"below": below / total, "above": above / total, "uncovered": uncovered / total}
+    about["odd_region"] = regions.odd(len(frames), odd_share)
+    return about, middle
 
 
 def _split_name(name: str, channels: int) -> tuple[str, slice]:
@@ -316,6 +324,9 @@ def _report(context: Context, step: Step, about: dict[str, Any], paths: Sequence
         context.frame_result(path, measurements={**measured, "rejected_low": low, "rejected_high": high})
         if low + high > limit:
             context.find("INT004", path, percent=100 * (low + high), limit_percent=100 * limit)
+    if about["odd_region"] is not None:
+        x, y, part, share = about["odd_region"]
+        context.find("INT007", step.id, x_px=round(x), y_px=round(y), picture_percent=100 * part, percent=100 * share)
     limit = context.rules.findings["INT005"].limits["share"]
     if about["below"] + about["above"] > limit:
         context.find("INT005", step.id, below_percent=100 * about["below"], above_percent=100 * about["above"])

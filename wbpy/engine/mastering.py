@@ -13,7 +13,7 @@ from wbpy.engine.context import Context, FrameReader
 from wbpy.engine.keeping import write_statistics
 from wbpy.engine.overscanning import RawReader
 from wbpy.engine.results import MasterFile, cfa_matrix
-from wbpy.engine.sources import exposure_and_temperature, finite_median, provide, readable
+from wbpy.engine.sources import exposure_and_temperature, finite_median, lacks_bias, provide, readable
 from wbpy.engine.store import make_key
 from wbpy.io.products import write_fits
 from wbpy.model import Frame, Outcome, Product, Step
@@ -45,6 +45,8 @@ def make_master(context: Context, step: Step, done: dict[str, MasterFile]) -> tu
             if provider is None:
                 context.find("CAL003", step.id, needed=source)
                 return "blocked", f"{source} is missing"
+            if name != "bias" and lacks_bias(context, step, provider, None, done, "subtracted from flats"):
+                return "blocked", context.rules.findings["CAL006"].title
     readers = readable(context, group.frames, "MAS001")
     lost = len(group.frames) - len(readers)
     if not readers:

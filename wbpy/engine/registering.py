@@ -13,6 +13,7 @@ from wbpy.engine.context import Context
 from wbpy.engine.results import Decisions, Treated, cfa_matrix
 from wbpy.engine.store import file_digest, make_key
 from wbpy.errors import ReadError
+from wbpy.io.headers import load_header
 from wbpy.model import Outcome, Step
 from wbpy.stages import dither, measure, reference, register
 from wbpy.stages.measure import MeasureParams
@@ -80,7 +81,9 @@ def _pinned(context: Context, path: Path, like: Treated) -> Treated | str:
     plane = np.where(plane == 0, np.nan, plane).astype(np.float32)
     if np.nanmax(plane, initial=0.0) <= 1.0:
         plane *= np.float32(products.DN_RANGE)
-    frame = msgspec.structs.replace(like.frame, path=str(path), cfa=None)
+    order = load_header(path).get("ROWORDER")
+    row_order = order if order in ("TOP-DOWN", "BOTTOM-UP") else None
+    frame = msgspec.structs.replace(like.frame, path=str(path), cfa=None, row_order=row_order)
     measurement = measure.run(MeasureParams(), plane, None)
     return replace(like, frame=frame, key=key, image=context.store.put_image(key, plane), measurement=measurement)
 
@@ -222,12 +225,16 @@ def _report_optics(context: Context, step: Step, registered: dict[str, Transform
     cells = [f"{dx:+.2f} {dy:+.2f}" if n else "-" for (dx, dy), n in zip(mean, count, strict=True)]
     rows = " | ".join(", ".join(cells[3 * j : 3 * j + 3]) for j in range(3))
     context.say(f"Mean residuals (dx dy) of {len(found)} lights, rows from the top: {rows} px", step)
-    # One light may be off by chance; what most of them share is not.
-    often = count >= max(2, len(found) // 2)
-    worst = float(np.hypot(mean[often, 0], mean[often, 1]).max()) if often.any() else 0.0
-    limit = context.rules.findings["REG003"].limits["residual_px"]
-    if worst > limit:
-        context.find("REG003", step.id, lights=len(found), residual_px=worst, limit_px=limit, residual_map=rows)
+    left = [transform for transform in found if not np.isnan(transform.better_rms)]
+    if left:
+        context.find(
+            "REG003",
+            step.id,
+            lights=len(left),
+            total=len(registered),
+            heldout_px=float(np.median([transform.heldout_rms for transform in left])),
+            better_px=float(np.median([transform.better_rms for transform in left])),
+        )
     bent = [transform for transform in found if transform.distortion != "none"]
     if bent:
         left_out = [transform.heldout_rms for transform in bent if np.isfinite(transform.heldout_rms)]

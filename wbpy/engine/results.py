@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wbpy.engine.context import Context
-from wbpy.engine.store import StoredImage
+from wbpy.engine.remaking import Image
 from wbpy.model import Frame
 from wbpy.stages.framing import Grid
 from wbpy.stages.integrate import Light
@@ -65,7 +65,7 @@ class Treated:
 
     frame: Frame
     key: str
-    image: StoredImage
+    image: Image
     measurement: Measurement
     numbers: dict[str, float | None]
     """What the calibration found, see `Calibrated.numbers`."""

@@ -13,7 +13,8 @@ from wbpy.engine.overscanning import RawReader
 from wbpy.engine.results import MasterFile
 from wbpy.engine.store import make_key
 from wbpy.errors import ReadError
-from wbpy.model import Frame, Group
+from wbpy.model import Frame, Group, Step
+from wbpy.stages.calibrate import is_pre_calibrated
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,6 +73,63 @@ _SETTINGS = ("camera", "gain", "offset", "iso", "xbinning", "ybinning", "width",
 def same_settings(one: Frame, other: Frame) -> bool:
     """Return whether two frames were taken with one camera at the same settings, so that their levels compare."""
     return all(getattr(one, field) == getattr(other, field) for field in _SETTINGS)
+
+
+def lacks_bias(
+    context: Context, step: Step, dark: MasterFile, bias: MasterFile | None, done: dict[str, MasterFile], use: str
+) -> bool:
+    """Report a dark from which the bias was subtracted before, and return whether it is one.
+
+    Only frames with a known bias level can tell: a camera without offset has darks near zero too.
+
+    Parameters
+    ----------
+    context : Context
+        The execution.
+    step : Step
+        The step that would use the dark.
+    dark : MasterFile
+        A dark or a flat-dark.
+    bias : MasterFile, optional
+        The bias that is used with it; without one, any bias frames of the same camera and settings tell.
+    done : dict of str to MasterFile
+        Masters by step id; masters found on disk are added.
+    use : str
+        What the dark is for, in words.
+    """
+    if overscanning.in_use(context):
+        # All frames lost their level, and what is left of it tells nothing.
+        return False
+    bias_dn = _bias_level(context, step, done) if bias is None else _master_level(bias)
+    dark_dn = _master_level(dark)
+    if bias_dn is None or not is_pre_calibrated(dark_dn, bias_dn):
+        return False
+    context.find("CAL006", step.id, dark=dark.path.name, dark_dn=dark_dn, bias_dn=bias_dn, use=use)
+    return True
+
+
+def _master_level(master: MasterFile) -> float:
+    return finite_median(master.read()) if master.level is None else master.level
+
+
+def _bias_level(context: Context, step: Step, done: dict[str, MasterFile]) -> float | None:
+    """Return the level of bias frames of a group's camera and settings, whether this plan uses them or not."""
+    own = context.frames[context.groups[step.group].frames[0]]
+    for group in context.groups.values():
+        frame = context.frames[group.frames[0]]
+        if group.kind != "calibration" or group.role != "bias" or not same_settings(frame, own):
+            continue
+        made = next((done[one.id] for one in context.steps.values() if one.group == group.id and one.id in done), None)
+        if group.is_master:
+            made = provide(context, group.id, done)
+        if made is not None:
+            return _master_level(made)
+        try:
+            reader = FrameReader(frame, context.store)
+            return finite_median(reader.read(0, reader.shape[0])) - (frame.pedestal or 0.0)
+        except ReadError:
+            continue
+    return None
 
 
 def exposure_and_temperature(frames: Sequence[Frame]) -> tuple[float | None, float | None]:

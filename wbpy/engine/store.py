@@ -45,22 +45,58 @@ def file_digest(path: Path) -> str:
     return str(state.hexdigest())
 
 
+class Maps:
+    """Files that stay mapped, as long as their sizes together stay within an allowance.
+
+    Mapping a file for each rectangle that is read costs fifteen times what copying the rectangle does. The pages of
+    a mapped file belong to the cache of the system, but they count in the size of the process.
+    """
+
+    def __init__(self, allowance: int) -> None:
+        self._left = allowance
+        self._lock = threading.Lock()
+        self._open: dict[Path, npt.NDArray[Any]] = {}
+
+    def array(self, path: Path) -> npt.NDArray[Any]:
+        """Return the array in a file of the store."""
+        import numpy as np
+
+        return self._mapped(path, lambda: np.load(path, mmap_mode="r"))
+
+    def words(self, path: Path, start: int, shape: tuple[int, int]) -> npt.NDArray[np.uint16]:
+        """Return the 16-bit words of a given shape that begin at a byte of a file, not swapped."""
+        import numpy as np
+
+        return self._mapped(path, lambda: np.memmap(path, np.uint16, "r", start, shape))
+
+    def _mapped(self, path: Path, load: Callable[[], npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        import numpy as np
+
+        with self._lock:
+            known = self._open.get(path)
+        if known is not None:
+            return known
+        mapped: npt.NDArray[Any] = np.asarray(load())
+        with self._lock:
+            if path not in self._open and mapped.nbytes <= self._left:
+                self._left -= mapped.nbytes
+                self._open[path] = mapped
+        return mapped
+
+
 @dataclass(frozen=True)
 class StoredImage:
     """A float32 image in the store, read by rectangle."""
 
     path: Path
     shape: tuple[int, int]
+    maps: Maps
 
     def read(self, y0: int, y1: int, x0: int, x1: int) -> npt.NDArray[np.float32]:
-        """Return the pixels of a rectangle as a contiguous copy.
-
-        The file is mapped for the time of the call only, so that the pages of many frames do not pile up in memory.
-        """
+        """Return the pixels of a rectangle as a contiguous copy."""
         import numpy as np
 
-        mapped: Any = np.load(self.path, mmap_mode="r")
-        return np.array(mapped[y0:y1, x0:x1], order="C")
+        return np.array(self.maps.array(self.path)[y0:y1, x0:x1], order="C")
 
 
 @dataclass(frozen=True)
@@ -84,13 +120,17 @@ class Store:
     ----------
     root : Path
         The folder ``.store``; made when missing. Leftovers of a killed run are removed.
+    mapped : int
+        Bytes of images that may stay mapped; the others are mapped for each reading, so that the pages of many frames
+        do not pile up in memory.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, mapped: int = 0) -> None:
         self._root = root
+        self.maps = Maps(mapped)
         self._lock = threading.Lock()
         self._digests: dict[tuple[str, int, int], str] = {}
-        for kind in ("image", "record"):
+        for kind in ("image", "mended", "record"):
             (root / kind).mkdir(parents=True, exist_ok=True)
         for leftover in root.glob("*/.*.tmp"):
             leftover.unlink(missing_ok=True)
@@ -130,7 +170,7 @@ class Store:
             mapped: Any = np.load(path, mmap_mode="r")
         except (OSError, ValueError, EOFError):
             return None
-        return StoredImage(path, mapped.shape)
+        return StoredImage(path, mapped.shape, self.maps)
 
     def put_image(self, key: str, image: npt.NDArray[np.float32]) -> StoredImage:
         """Store an (H, W) float32 image and return it."""
@@ -141,7 +181,7 @@ class Store:
         with open(temporary, "wb") as file:
             np.save(file, image)
         os.replace(temporary, path)
-        return StoredImage(path, (image.shape[0], image.shape[1]))
+        return StoredImage(path, (image.shape[0], image.shape[1]), self.maps)
 
     def bits(self, key: str) -> StoredBits | None:
         """Return the stored bits, or None."""
@@ -186,26 +226,49 @@ class Store:
 
     def record(self, key: str) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]] | None:
         """Return the stored values and arrays, or None."""
-        import zipfile
-
-        import numpy as np
-
-        path = self._root / "record" / f"{key}.npz"
+        found = self._arrays("record", key)
+        if found is None or "values" not in found:
+            return None
         try:
-            with open(path, "rb") as file, np.load(file) as content:
-                arrays = {name: content[name] for name in content.files if name != "values"}
-                return json.loads(content["values"].tobytes()), arrays
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return json.loads(found.pop("values").tobytes()), found
+        except ValueError:
             return None
 
     def put_record(self, key: str, values: dict[str, Any], **arrays: npt.NDArray[Any]) -> None:
         """Store JSON-like values (NaN allowed) and arrays."""
         import numpy as np
 
-        path = self._root / "record" / f"{key}.npz"
+        self._put_arrays("record", key, {"values": np.frombuffer(json.dumps(values).encode(), np.uint8), **arrays})
+
+    def mended(self, key: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]] | None:
+        """Return the flat indices and values of replaced pixels, or None."""
+        found = self._arrays("mended", key)
+        if found is None or not {"indices", "values"} <= found.keys():
+            return None
+        return found["indices"], found["values"]
+
+    def put_mended(self, key: str, indices: npt.NDArray[np.int64], values: npt.NDArray[np.float32]) -> None:
+        """Store the flat indices and values of replaced pixels."""
+        self._put_arrays("mended", key, {"indices": indices, "values": values})
+
+    def _arrays(self, kind: str, key: str) -> dict[str, npt.NDArray[Any]] | None:
+        import zipfile
+
+        import numpy as np
+
+        try:
+            with open(self._root / kind / f"{key}.npz", "rb") as file, np.load(file) as content:
+                return {name: content[name] for name in content.files}
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return None
+
+    def _put_arrays(self, kind: str, key: str, arrays: dict[str, npt.NDArray[Any]]) -> None:
+        import numpy as np
+
+        path = self._root / kind / f"{key}.npz"
         temporary = path.with_name(f".{key}.{threading.get_ident()}.tmp")
         with open(temporary, "wb") as file:
-            content: dict[str, Any] = {"values": np.frombuffer(json.dumps(values).encode(), np.uint8), **arrays}
+            content: dict[str, Any] = arrays
             np.savez(file, **content)
         os.replace(temporary, path)
 

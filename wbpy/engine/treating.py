@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from wbpy.engine import overscanning, products
-from wbpy.engine.context import Context, FrameReader
+from wbpy.engine import overscanning, products, remaking
+from wbpy.engine.context import Context
 from wbpy.engine.keeping import kept_path, write_kept, write_statistics
 from wbpy.engine.overscanning import RawReader
 from wbpy.engine.results import MasterFile, Treated, cfa_matrix
-from wbpy.engine.sources import finite_median, provide, readable, same_settings
+from wbpy.engine.sources import lacks_bias, provide, readable
 from wbpy.engine.store import make_key
 from wbpy.errors import ReadError
 from wbpy.model import Frame, Outcome, Step
@@ -162,6 +162,11 @@ class _Chain:
         # What only the looks of kept files depend on must not make the night's pixels anew.
         stage, version, values = context.params_key(steps["calibrate"])
         self._calibrate_key = [stage, version, {n: v for n, v in values.items() if n not in calibrate.FILES_ONLY}]
+        group = context.groups[steps["calibrate"].group]
+        first = context.frames[group.frames[0]]
+        self._shared_key = [self._calibrate_key, self._masters_key(), overscanning.settings_key(context), first.cfa]
+        self._worth_sharing = len(group.frames) >= remaking.FEWEST
+        self._shared = remaking.shared(context, self._shared_key)
 
     def _known_defects(
         self, dark: npt.NDArray[np.float32] | None, shape: tuple[int, int], cfa: npt.NDArray[np.uint8] | None
@@ -198,6 +203,8 @@ class _Chain:
                 if calibration.flat_dead:
                     self._context.find("CAL001", self._steps["calibrate"].id, pixels=calibration.flat_dead)
                 self._masters = calibration, self._known_defects(images.get("dark"), shape, cfa)
+                if self._worth_sharing and self._shared is None:
+                    self._shared = remaking.share(self._context, self._shared_key, calibration, shape)
                 self._describe_masters(images, calibration, self._masters[1].size)
             return self._masters
 
@@ -296,7 +303,8 @@ class _Chain:
             )
             stars_key = make_key(context.params_key(self._steps["measure"]), image_key)
             facts_key = make_key("calibrated", image_key)
-            stored = context.store.image(image_key)
+            pedestal = frame.pedestal or 0.0
+            stored = remaking.kept(context, image_key, reader, self._shared, pedestal)
             known, facts = context.store.record(stars_key), context.store.record(facts_key)
             cfa = cfa_matrix(frame)
             if stored and facts and not self._must_keep(frame, image_key):
@@ -310,9 +318,7 @@ class _Chain:
                 return Treated(frame, image_key, stored, measurement, found["numbers"], found["statistics"]), fresh
             calibration, defects = self._load(reader.shape, cfa)
             started = time.perf_counter()
-            calibrated = calibrate.run(
-                self._calibrate, reader, calibration, frame.pedestal or 0.0, self._exposure_ratio(frame)
-            )
+            calibrated = calibrate.run(self._calibrate, reader, calibration, pedestal, self._exposure_ratio(frame))
             image = calibrated.image
             after_calibrate = time.perf_counter()
             uncorrected = image.copy() if "calibrated" in context.keep else None
@@ -330,7 +336,7 @@ class _Chain:
             statistics = [list(plane.row()) for plane in calibrated.levels]
             # Before the image: an image in the store is then a finished light, whenever the run is killed.
             context.store.put_record(facts_key, {"numbers": numbers, "statistics": statistics})
-            stored = context.store.put_image(image_key, corrected.image)
+            stored = remaking.keep(context, image_key, reader, self._shared, pedestal, corrected.image)
             after_cosmetic = time.perf_counter()
             measurement = measure.run(self._saturating(numbers), image, cfa)
             _to_record(context, stars_key, measurement)
@@ -506,7 +512,7 @@ def _refused(context: Context, step: Step, sources: dict[str, MasterFile], done:
     """Report a dark that cannot be applied; return the finding's id, None when all is well.
 
     A dark without its bias leaves the bias in the lights when it is used as it is, and when it is scaled what was cut
-    at zero is missing. Only frames with a known bias level can tell: a camera without offset has darks near zero too.
+    at zero is missing.
     """
     params = context.params(step, CalibrateParams)
     if "dark" not in sources:
@@ -515,40 +521,8 @@ def _refused(context: Context, step: Step, sources: dict[str, MasterFile], done:
     if scaled and "bias" not in sources:
         context.find("CAL005", step.id, dark=sources["dark"].path.name)
         return "CAL005"
-    if overscanning.in_use(context):
-        # All frames lost their level, and what is left of it tells nothing.
-        return None
-    dark_dn = _master_level(sources["dark"])
-    bias_dn = _master_level(sources["bias"]) if "bias" in sources else _bias_level(context, step, done)
-    if bias_dn is not None and calibrate.is_pre_calibrated(dark_dn, bias_dn):
-        use = "scaled" if scaled else "used as it is"
-        context.find("CAL006", step.id, dark=sources["dark"].path.name, dark_dn=dark_dn, bias_dn=bias_dn, use=use)
-        return "CAL006"
-    return None
-
-
-def _master_level(master: MasterFile) -> float:
-    return finite_median(master.read()) if master.level is None else master.level
-
-
-def _bias_level(context: Context, step: Step, done: dict[str, MasterFile]) -> float | None:
-    """Return the level of bias frames of the lights' camera and settings, whether this plan uses them or not."""
-    own = context.frames[context.groups[step.group].frames[0]]
-    for group in context.groups.values():
-        frame = context.frames[group.frames[0]]
-        if group.kind != "calibration" or group.role != "bias" or not same_settings(frame, own):
-            continue
-        made = next((done[one.id] for one in context.steps.values() if one.group == group.id and one.id in done), None)
-        if group.is_master:
-            made = provide(context, group.id, done)
-        if made is not None:
-            return _master_level(made)
-        try:
-            reader = FrameReader(frame, context.store)
-            return finite_median(reader.read(0, reader.shape[0])) - (frame.pedestal or 0.0)
-        except ReadError:
-            continue
-    return None
+    use = "scaled" if scaled else "used as it is"
+    return "CAL006" if lacks_bias(context, step, sources["dark"], sources.get("bias"), done, use) else None
 
 
 def _some_names(lights: Sequence[Treated]) -> str:

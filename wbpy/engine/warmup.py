@@ -7,7 +7,7 @@ two. Done here, it never looks like a progress bar that stands still.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from wbpy.engine.context import Context
@@ -120,7 +120,8 @@ def _treat(cfa: npt.NDArray[np.uint8] | None, stages: set[str]) -> None:
     )
     counts = Counts(*(np.zeros(3, np.int64) for _ in range(3)))
     parameters = IntegrateParams(rejection="winsorized")
-    for _ in integrate.run(parameters, DebayerParams(), work, [light] * 3, (SIDE, SIDE), cfa, counts):
+    changing = [replace(light, fwhm=width, noise=(10.0,) * channels) for width in (2.0, 3.0, 4.0)]
+    for _ in integrate.run(parameters, DebayerParams(), work, changing, (SIDE, SIDE), cfa, counts):
         pass
     if "drizzle" in stages:
         for form in KERNELS:

@@ -40,7 +40,7 @@ def weigh_lights(
             kept[path] = weights
             context.frame_result(path, weight=share)
     decisions.weights[step.group] = kept
-    if kept:
+    if kept and not any((other.stage, other.group) == ("drizzle", step.group) for other in context.plan.steps):
         _hint_at_drizzle(context, step, list(kept), treated, decisions)
     return "done", "from noise and scale of the registered lights"
 

@@ -100,11 +100,20 @@ class FitsFile:
 
     def words(self, y0: int = 0, y1: int | None = None) -> NDArray[np.uint16] | None:
         """Return the stored big-endian words of some rows, or None; see :class:`wbpy.io.images.ImageFile`."""
-        plain = self._dtype == np.dtype(">i2") and self._bscale == 1.0 and self._dn_per_unit == 1.0
-        if not plain or self.channels != 1 or self._blank is not None or self._file is None:
+        if not self._plain or self._file is None:
             return None
         y0, y1 = self._rows(y0, y1, 0)
         return self._stored(y0, y1, 0).view(np.uint16)
+
+    @property
+    def words_start(self) -> int | None:
+        """Byte at which the words begin, None where `words` returns None."""
+        return self._start if self._plain and self._banded else None
+
+    @property
+    def _plain(self) -> bool:
+        scaled = self._bscale != 1.0 or self._dn_per_unit != 1.0 or self._blank is not None
+        return self._dtype == np.dtype(">i2") and not scaled and self.channels == 1
 
     def reopen(self) -> FitsFile:
         """Return the file opened once more; see :class:`wbpy.io.images.ImageFile`."""

@@ -65,6 +65,10 @@ class ImageFile(Protocol):
             and without scaling to DN, so that a caller may decode them itself.
         """
 
+    @property
+    def words_start(self) -> int | None:
+        """Byte of the file at which the words that `words` returns begin, None where that returns None."""
+
     def reopen(self) -> ImageFile:
         """Return the file opened once more, whether this one is closed or not.
 

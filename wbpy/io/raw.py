@@ -83,6 +83,7 @@ class RawFile:
 
     banded = False
     bzero = 0.0
+    words_start = None
     channels = 1
 
     def __init__(self, path: str, dn_per_unit: float = 1.0) -> None:

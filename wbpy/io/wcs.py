@@ -77,6 +77,18 @@ class Wcs:
         """Return the same sky for a picture of `height` rows in reverse order."""
         return self.moved(np.array([[1.0, 0.0, 0.0], [0.0, -1.0, height - 1.0], [0.0, 0.0, 1.0]]))
 
+    def _implied(self) -> list[tuple[str, Scalar]]:
+        """Return what the standard takes for granted where a header is silent: Siril 1.0 drops a header without."""
+        known = dict(self.further)
+        implied: list[tuple[str, Scalar]] = [(f"CUNIT{n}", "deg") for n in (1, 2) if f"CUNIT{n}" not in known]
+        frame = known.get("RADESYS", known.get("RADECSYS"))
+        if frame is None and "EQUINOX" not in known:
+            frame = "ICRS"
+            implied.append(("RADESYS", frame))
+        if "EQUINOX" not in known and str(frame).strip() in ("ICRS", "FK5"):
+            implied.append(("EQUINOX", 2000.0))
+        return implied
+
     def cards(self) -> list[CardText]:
         """Return the cards that say this in a FITS header."""
         cards: list[CardText] = [("WCSAXES", 2, "axes of the coordinates")]
@@ -88,7 +100,7 @@ class Wcs:
             cards.append((f"CRPIX{n + 1}", float(self.crpix[n]) + 1.0, "[px] reference pixel, from 1 on"))
         for n in (0, 1):
             cards += [(f"CD{n + 1}_{m + 1}", float(self.cd[n, m]), "[deg/px]") for m in (0, 1)]
-        cards += [(keyword, value, "") for keyword, value in self.further]
+        cards += [(keyword, value, "") for keyword, value in (*self.further, *self._implied())]
         for pair in _SIP:
             order = max((p + q for name in pair for p, q in self.sip.get(name, {})), default=0)
             # One order for both, because readers refuse a polynomial in x without one in y.

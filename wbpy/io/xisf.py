@@ -470,6 +470,7 @@ class XisfFile:
     """
 
     bzero = 0.0
+    words_start = None
 
     def __init__(self, path: str, dn_per_unit: float = 1.0) -> None:
         image, _ = _open_header(path)
@@ -709,7 +710,7 @@ def write_xisf(
     created = (created or datetime.now(UTC)).astimezone(UTC)
     packed = [_pack(pixels, compression, shuffle, checksum) for pixels in (data, *(image for _, image in images))]
     names = ("image", *(name for name, _ in images))
-    extra = [_metadata(cards, history), *([""] * len(images))]
+    extra = [_metadata(cards, history) + _astrometry(cards, data.shape[-2]), *([""] * len(images))]
     attributes = [_image_attributes(pixels, bounds) for pixels in (data, *(image for _, image in images))]
     attributes[0] += _image_type(cards)
     parts = [
@@ -760,7 +761,7 @@ class XisfWriter(PlanesWriter):
         Final name.
     images : sequence of (name, shape)
         Each (H, W) or (C, H, W), of 32-bit floats, stored plainly; the first one is the picture.
-    cards, history, creator
+    cards, history, creator, created
         As for :func:`write_xisf`: also the rows are turned over where a card ROWORDER says BOTTOM-UP.
     """
 
@@ -772,14 +773,15 @@ class XisfWriter(PlanesWriter):
         history: Sequence[str] = (),
         *,
         creator: str = "wbpy",
+        created: datetime | None = None,
     ) -> None:
         parts, sizes = [], []
         for number, (name, shape) in enumerate(images):
             attributes = _image_attributes(np.broadcast_to(np.float32(0), tuple(shape)), (0.0, 1.0))
-            inner = _metadata(cards, history) if number == 0 else ""
+            inner = _metadata(cards, history) + _astrometry(cards, shape[-2]) if number == 0 else ""
             parts.append((name, attributes + ("" if number else _image_type(cards)), inner, 4 * math.prod(shape)))
             sizes.append((shape[0] if len(shape) == 3 else 1, shape[-2], shape[-1]))
-        header, starts = _laid_out(parts, datetime.now(UTC), creator)
+        header, starts = _laid_out(parts, (created or datetime.now(UTC)).astimezone(UTC), creator)
         planes: list[tuple[int, int, int]] = []
         self._first: dict[str, int] = {}
         for (name, _), start, (channels, height, width) in zip(images, starts, sizes, strict=True):
@@ -878,6 +880,35 @@ def _metadata(cards: Sequence[CardText], history: Sequence[str]) -> str:
             elements.append(_property(keyword, value))
     elements += [_keyword("HISTORY", "", line) for line in history]
     return "".join(elements)
+
+
+def _astrometry(cards: Sequence[CardText], height: int) -> str:
+    """Return the linear part of a gnomonic solution among the cards as the properties that PixInsight reads first.
+
+    Cards count rows from the bottom, from 1 on and at their centres; the properties count from the top of the top row
+    and from the left of the first column, as PixInsight does for points of an image.
+    """
+    values = {keyword: value for keyword, value, _ in cards}
+    names = ("CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2", "CD1_1", "CD1_2", "CD2_1", "CD2_2")
+    numbers = [float(v) for v in map(values.get, names) if isinstance(v, int | float)]
+    if not str(values.get("CTYPE1")).startswith("RA---TAN") or len(numbers) < len(names):
+        return ""
+    ra, dec, x, y, a, b, c, d = numbers
+    prefix = "PCL:AstrometricSolution"
+    texts = [f'<Property id="{prefix}:ProjectionSystem" type="String">Gnomonic</Property>']
+    for id, vector in (
+        ("ReferenceCelestialCoordinates", (ra, dec)),
+        ("ReferenceImageCoordinates", (x - 0.5, height + 0.5 - y)),
+        ("ReferenceNativeCoordinates", (0.0, 90.0)),
+    ):
+        texts.append(f'<Property id="{prefix}:{id}" type="F64Vector" length="2" {_inline(vector)}</Property>')
+    shape = 'type="F64Matrix" rows="2" columns="2"'
+    texts.append(f'<Property id="{prefix}:LinearTransformationMatrix" {shape} {_inline((a, -b, c, -d))}</Property>')
+    return "".join(texts)
+
+
+def _inline(values: Sequence[float]) -> str:
+    return 'location="inline:base64">' + base64.b64encode(np.array(values, "<f8").tobytes()).decode("ascii")
 
 
 def _keyword(name: str, value: str, comment: str) -> str:

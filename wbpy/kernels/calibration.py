@@ -69,6 +69,45 @@ def calibrate_int16(
 
 
 @exact
+def calibrate_rectangle(
+    words: NDArray[np.uint16],
+    bzero: np.float32,
+    subtract: NDArray[np.float32],
+    gain: NDArray[np.float32],
+    y0: int,
+    x0: int,
+    out: NDArray[np.float32],
+) -> None:
+    """Write a rectangle of what `calibrate_int16` makes of a whole frame, bit for bit.
+
+    Parameters
+    ----------
+    words : (H, W) uint16 ndarray
+        Signed 16-bit FITS words as stored.
+    bzero : float32, DN
+        As for `calibrate_int16`.
+    subtract, gain : (H, W) or (0, 0) float32 ndarray
+        As for `calibrate_int16`; without pixels nothing is subtracted, and the factor is 1.
+    y0, x0 : int
+        First row and column of the rectangle.
+    out : (h, w) float32 ndarray, DN
+        Filled.
+    """
+    h, w = out.shape
+    for y in range(h):
+        row = words[y0 + y]
+        offset = subtract[y0 + y] if subtract.size else subtract.reshape(-1)
+        factor = gain[y0 + y] if gain.size else gain.reshape(-1)
+        calibrate_int16(
+            row[x0 : x0 + w],
+            bzero,
+            offset[x0 : x0 + w] if subtract.size else offset,
+            factor[x0 : x0 + w] if gain.size else factor,
+            out[y],
+        )
+
+
+@exact
 def calibrate_float(
     values: NDArray[np.float32],
     subtract: NDArray[np.float32],

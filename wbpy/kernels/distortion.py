@@ -184,7 +184,7 @@ FEWEST_HELD_OUT = 10
 """With fewer pairs none is left out."""
 _STARS_PER_TERM = 3
 _STARS_FOR_SPLINE = 60
-_CONTROL_POINTS = 250
+_CONTROL_POINTS = 400
 _SMOOTHNESS = tuple(10.0**k for k in range(-4, 4))
 # A difference must be four standard errors, and take a tenth off the squares, before it pays for its terms.
 _SIGNIFICANT = 4.0
@@ -193,7 +193,7 @@ _OUTLIER = 3.5
 # Pairs that a model must have before it is considered.
 _PAIRS_FOR: dict[transforms.Model, int] = {"similarity": 0, "affine": 10, "homography": 16}
 _AICC_GAIN = 10.0
-_NOTICEABLE = 2.0
+_NOTICEABLE = 1.0
 _ROUNDS = 14
 _GROWTH = 1.25
 _WIDEST = 4.0
@@ -219,6 +219,8 @@ class Refined:
     """Of the residuals, weighted by the inverse squares of the position errors, px."""
     heldout_rms: float
     """The same of stars predicted without their own help; NaN with fewer than ten pairs."""
+    better_rms: float = float("nan")
+    """What `heldout_rms` would be with the distortion that was left off though left-out stars ask for it; else NaN."""
 
 
 def refine(
@@ -246,7 +248,7 @@ def refine(
     models : sequence of {"similarity", "affine", "homography"}
         Forms that it may take, the simplest first. A later one is taken when it lowers the corrected Akaike criterion
         of the weighted residuals by ten, which leaves the simpler one no support (Burnham & Anderson 2002, 2.6), and
-        left-out stars agree by two standard errors.
+        left-out stars agree by a standard error.
     ours, theirs : (n, 2), (m, 2) float64 arrays, px
         Stars of the reference and of the frame.
     our_sigma, their_sigma : (n,), (m,) float64 arrays, px
@@ -265,18 +267,17 @@ def refine(
     """
     stars = _Stars(ours, theirs, our_sigma, their_sigma, models[-1])
     stars = replace(stars, model=_supported(stars, models, pairs))
-    plane = _Form("none", 0, 0.0)
-    if choice == "off" or len(pairs) < _STARS_PER_TERM * _terms(2):
-        return _finished(stars, plane, pairs, matrix)
-    pairs = _collected(stars, matrix, pairs, tolerance)
-    forms = [plane] + [_Form(f"polynomial {k}", k, 0.0) for k in ORDERS if _STARS_PER_TERM * _terms(k) <= len(pairs)]
-    kept = pairs[_inliers(stars, forms[-1], pairs)]
-    best = _simplest(stars, forms if choice != "polynomial" or len(forms) == 1 else forms[1:], kept)
-    if choice != "polynomial" and len(kept) >= _STARS_FOR_SPLINE and (choice == "spline" or best is not plane):
-        splines = [_Form("spline", best.order, s) for s in _SMOOTHNESS]
-        smoothest = min(splines, key=lambda form: float(np.mean(_left_out(stars, form, kept) ** 2)))
-        best = smoothest if choice == "spline" else _simplest(stars, [best, smoothest], kept)
-    return _finished(stars, best, pairs, matrix)
+    found = _finished(stars, _PLANE, pairs, matrix)
+    if len(pairs) < _STARS_PER_TERM * _terms(2):
+        return found
+    collected = _collected(stars, matrix, pairs, tolerance)
+    form = _form(stars, collected, "auto" if choice == "off" else choice)
+    if form is _PLANE and choice != "off":
+        return _finished(stars, form, collected, matrix)
+    if form is _PLANE:
+        return found
+    bent = _finished(stars, form, collected, matrix)
+    return replace(found, better_rms=bent.heldout_rms) if choice == "off" else bent
 
 
 @dataclass(frozen=True)
@@ -304,22 +305,38 @@ class _Stars:
 def _supported(stars: _Stars, models: Sequence[transforms.Model], pairs: NDArray[np.int64]) -> transforms.Model:
     """Return the simplest of the models that none of the later ones beats by the corrected Akaike criterion."""
     allowed = [model for model in models if len(pairs) >= _PAIRS_FOR[model]] or list(models[:1])
-    plane = _Form("none", 0, 0.0)
     if len(allowed) == 1 or len(pairs) < _PAIRS_FOR["affine"]:
         return allowed[0]
     # All are judged by the pairs that the most general one keeps.
-    kept = pairs[_inliers(replace(stars, model=allowed[-1]), plane, pairs)]
+    kept = pairs[_inliers(replace(stars, model=allowed[-1]), _PLANE, pairs)]
     n = 2 * len(kept)
     best, lowest, left_out = allowed[0], np.inf, np.empty(0)
     for model in allowed:
         own = replace(stars, model=model)
-        score = _scores(own, *_fitted(own, plane, kept), kept)
+        score = _scores(own, *_fitted(own, _PLANE, kept), kept)
         k = transforms.PARAMETERS[model] + 1
         # The floor stands for positions that agree to a thousandth of what their errors allow: exact lists.
         criterion = n * np.log(max(float(np.sum(score**2)) / n, 1e-6)) + 2 * k + 2 * k * (k + 1) / max(n - k - 1, 1)
-        other = _left_out(own, plane, kept) ** 2
+        other = _left_out(own, _PLANE, kept) ** 2
         if model == allowed[0] or (criterion < lowest - _AICC_GAIN and _gain(left_out, other)[0] > _NOTICEABLE):
             best, lowest, left_out = model, criterion, other
+    return best
+
+
+_PLANE = _Form("none", 0, 0.0)
+
+
+def _form(stars: _Stars, pairs: NDArray[np.int64], choice: Choice) -> _Form:
+    """Return what is to be fitted to the pairs: what left-out stars ask for, or of what is asked for the best."""
+    forms = [_PLANE] + [_Form(f"polynomial {k}", k, 0.0) for k in ORDERS if _STARS_PER_TERM * _terms(k) <= len(pairs)]
+    kept = pairs[_inliers(stars, forms[-1], pairs)]
+    best = _simplest(stars, forms if choice != "polynomial" or len(forms) == 1 else forms[1:], kept)
+    if choice != "polynomial" and len(kept) >= _STARS_FOR_SPLINE and (choice == "spline" or best is not _PLANE):
+        splines = [_Form("spline", best.order, s) for s in _SMOOTHNESS]
+        # Stars that no polynomial reaches are what a spline is for.
+        kept = pairs[_inliers(stars, splines[len(splines) // 2], pairs)]
+        smoothest = min(splines, key=lambda form: float(np.mean(_left_out(stars, form, kept) ** 2)))
+        best = smoothest if choice == "spline" else _simplest(stars, [best, smoothest], kept)
     return best
 
 
@@ -544,7 +561,7 @@ def spline(src: Points, values: Points, weights: NDArray[np.float64], smoothness
     """Return the smoothing thin-plate spline through `values` at `src`.
 
     It minimises ``sum w (v - f)^2 + smoothness J`` with the bending energy J, in coordinates from -1 to 1 over the
-    stars. Of more than 250 stars the means over the cells of a grid are taken, which changes little because a
+    stars. Of more than 400 stars the means over the cells of a grid are taken, which changes little because a
     distortion is smooth, and bounds the equations.
 
     Parameters

@@ -206,8 +206,8 @@ def deposit(
 ) -> None:
     """Add the pixels of one frame to a tile of the output.
 
-    A pixel v of colour c adds ``w a (v factor + offset)`` and ``w a`` to every output pixel, a being the share of its
-    drop that falls there and w the weight of the frame. NaN and rejected pixels add nothing.
+    A pixel v of colour c adds ``w a n(v)`` and ``w a`` to every output pixel, a being the share of its drop that falls
+    there, w the weight of the frame and n its normalization. NaN and rejected pixels add nothing.
 
     Parameters
     ----------
@@ -225,8 +225,10 @@ def deposit(
         Add the pixels of this plane only; -1 for all.
     factors, weights : (C,) float64 ndarray
         Of each plane.
-    offsets : (C, rh, rw) float32 ndarray, DN
-        At the pixels of the reference in the rectangle `inner`; (C, 1, 1) for one offset everywhere.
+    offsets : (C, k, rh, rw) float32 ndarray, DN
+        At the pixels of the reference in the rectangle `inner`; (C, k, 1, 1) for the same everywhere. With k = 1 the
+        normalization is ``v factor + offset``. With k = 4 it is ``(v - m) s + m0`` of the layers m, m0 and the scales
+        s below and above m, as of `wbpy.kernels.local_normalization.apply_sided`, and `factors` has no part in it.
     rejected : (C, rh, rw / 8) uint8 ndarray
         Bits, first in the highest, of the samples of this frame in `inner` that the integration rejected, 1 for
         rejected; `NO_MASK` for none. A pixel counts as rejected where the reference pixel nearest to its centre is.
@@ -259,7 +261,7 @@ def deposit(
     x0, y0, x1, y1 = inner
     if x0 % 8 or (rejected.size and rejected.shape[1:] != (y1 - y0, -(-(x1 - x0) // 8))):
         raise ValueError(f"rejected is {rejected.shape} for {inner}")
-    if offsets.shape[1:] not in ((1, 1), (y1 - y0, x1 - x0)):
+    if offsets.shape[1] not in (1, 4) or offsets.shape[2:] not in ((1, 1), (y1 - y0, x1 - x0)):
         raise ValueError(f"offsets are {offsets.shape} for {inner}")
     _deposit(
         np.ascontiguousarray(window, np.float32),
@@ -327,7 +329,8 @@ def _deposit(
     py = np.empty(BLOCK, np.float64)
     base_x = np.empty(BLOCK, np.int64)
     base_y = np.empty(BLOCK, np.int64)
-    constant = offsets.shape[1] == 1 and offsets.shape[2] == 1
+    constant = offsets.shape[2] == 1 and offsets.shape[3] == 1
+    sided = offsets.shape[1] == 4
     masked = rejected.shape[0] > 0
     # What cannot touch the tile is left out: rounding of a place must not decide, hence a pixel more.
     near = reach + 1.0
@@ -384,10 +387,14 @@ def _deposit(
                             continue
                     rx = min(max(rx, 0), reference_w - 1)
                     ry = min(max(ry, 0), reference_h - 1)
-                if constant:
-                    value = value * factors[c] + np.float64(offsets[c, 0, 0])
+                over = 0 if constant else ry - inner_y0
+                along = 0 if constant else rx - inner_x0
+                if sided:
+                    away = value - np.float64(offsets[c, 0, over, along])
+                    slope = offsets[c, 2, over, along] if away < 0.0 else offsets[c, 3, over, along]
+                    value = away * np.float64(slope) + np.float64(offsets[c, 1, over, along])
                 else:
-                    value = value * factors[c] + np.float64(offsets[c, ry - inner_y0, rx - inner_x0])
+                    value = value * factors[c] + np.float64(offsets[c, 0, over, along])
                 weight = weights[c]
                 for r in range(ny):
                     for s in range(nx):

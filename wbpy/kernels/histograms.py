@@ -421,10 +421,10 @@ def _tiles_of_words(
             for place in range(0, number, stride):
                 word = words[y + cell * (place // columns), x + cell * (place % columns)]
                 # Flipping the sign bit gives the word + 32768 as an unsigned number.
-                level = np.uint16(((word >> 8) | ((word & 0xFF) << 8)) ^ 0x8000)
+                level = int(np.uint16(((word >> 8) | ((word & 0xFF) << 8)) ^ 0x8000))
                 counts[level] += 1
-                lowest = min(lowest, np.int64(level))
-                highest = max(highest, np.int64(level))
+                lowest = level if level < lowest else lowest
+                highest = level if level > highest else highest
                 n += 1
             found = _clipped_levels(counts, lowest, highest, n, shift, least)
             out[0, plane, tile], out[1, plane, tile], out[2, plane, tile] = found

@@ -109,7 +109,7 @@ def _differences(image: NDArray[np.float32], cfa: NDArray[np.uint8], stride: int
 
 @exact
 def _around(image: NDArray[np.float32], cfa: NDArray[np.uint8], stride: int) -> NDArray[np.float32]:
-    """Return (3, n) differences of every `stride`-th pixel of every `stride`-th row, NaN where the colour is another."""
+    """Return (3, n) differences of every stride-th pixel of every stride-th row, NaN where the colour is another."""
     h, w = image.shape
     p = len(cfa)
     columns = (w + stride - 1) // stride
@@ -152,7 +152,7 @@ def _outliers(
             v = image[y, x]
             colour = cfa[y % p, x % p]
             unit = sigma[colour]
-            if not v == v or not unit > 0:
+            if v != v or not unit > 0:
                 continue
             high1 = high2 = np.float32(-np.inf)
             low1 = low2 = np.float32(np.inf)

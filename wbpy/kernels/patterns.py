@@ -32,8 +32,8 @@ MINIMUM_STARS = 5
 # Attempts in order: brightest stars taken of the reference and of the target, and neighbours whose triangles are
 # formed (0: all triangles). The unequal ones are for a field that is a small part of the other.
 _BRIGHT = 200
-_ATTEMPTS = ((_BRIGHT, _BRIGHT, 6), (28, 28, 0), (600, 600, 5), (900, 100, 6), (100, 900, 6))
 _ALL_TRIANGLES_BELOW = 28
+_ATTEMPTS = ((_BRIGHT, _BRIGHT, 6), (28, 28, 0), (600, 600, 5), (900, 100, 6), (100, 900, 6))
 # Largest difference of the logarithms of two side ratios; 1 % also covers the distortion of common optics.
 _RATIO_TOLERANCE = 0.01
 _SIMILAR_TRIANGLES = 4
@@ -149,17 +149,16 @@ def match_stars(
 
     tree = cKDTree(tgt)
     most_votes = 0
-    tried: set[tuple[int, int, int]] = set()
+    tried: set[tuple[int, int, int, int]] = set()
     for of_reference, of_target, neighbours in _ATTEMPTS:
         a, b = ref[:of_reference], tgt[:of_target]
-        exhaustive = neighbours == 0 or min(len(a), len(b)) <= _ALL_TRIANGLES_BELOW
-        if exhaustive:
-            a, b, neighbours = ref[:_ALL_TRIANGLES_BELOW], tgt[:_ALL_TRIANGLES_BELOW], 0
-        if (len(a), len(b), neighbours) in tried:
+        # Of a short list all triangles are formed: its few stars may be far apart in the other, longer one.
+        near_a, near_b = (0 if len(points) <= _ALL_TRIANGLES_BELOW else neighbours for points in (a, b))
+        if (len(a), len(b), near_a, near_b) in tried:
             continue
-        tried.add((len(a), len(b), neighbours))
+        tried.add((len(a), len(b), near_a, near_b))
         wanted = (max(len(a), _BRIGHT), max(len(b), _BRIGHT))
-        ta, tb = _similar_triangles(a, b, neighbours)
+        ta, tb = _similar_triangles(a, b, near_a, near_b)
         most_votes = max(most_votes, len(ta))
         for matrix in _proposals(a, b, ta, tb):
             found = _verified(matrix, ref, tgt, tree, wanted, tolerance_px, len(ta), seed)
@@ -206,10 +205,10 @@ def _triangles(points: Points, neighbours: int) -> tuple[Pairs, Points]:
     return corners[usable], np.column_stack([log[:, 2] - log[:, 1], log[:, 1] - log[:, 0]])
 
 
-def _similar_triangles(a: Points, b: Points, neighbours: int) -> tuple[Pairs, Pairs]:
+def _similar_triangles(a: Points, b: Points, near_a: int, near_b: int) -> tuple[Pairs, Pairs]:
     """Return the vertex indices of triangles in `a` and the similar ones in `b`, row by row."""
-    corners_a, ratios_a = _triangles(a, neighbours)
-    corners_b, ratios_b = _triangles(b, neighbours)
+    corners_a, ratios_a = _triangles(a, near_a)
+    corners_b, ratios_b = _triangles(b, near_b)
     if not (len(corners_a) and len(corners_b)):
         return np.empty((0, 3), np.int64), np.empty((0, 3), np.int64)
     k = min(_SIMILAR_TRIANGLES, len(corners_b))

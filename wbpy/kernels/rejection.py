@@ -202,6 +202,17 @@ def noise_floor(low: float, high: float, noise: float) -> float:
     return max(PERCENTILE_FLOOR, FLOOR_SIGMAS * noise / limit) if limit > 0 else PERCENTILE_FLOOR
 
 
+@exact
+def present(plane: Float32, y0: int, y1: int, x0: int, x1: int) -> int:
+    """Return how many pixels of a rectangle are finite: rows y0 <= y < y1 and columns x0 <= x < x1 of `plane`."""
+    n = 0
+    for y in range(y0, y1):
+        row = plane[y]
+        for x in range(x0, x1):
+            n += 1 if row[x] - row[x] == np.float32(0) else 0
+    return n
+
+
 @functools.lru_cache(maxsize=8)
 def _esd_limits(n: int, significance: float) -> Float64:
     """Return the critical deviate of Rosner's test, (1, n + 1), by the number of samples left; eq. 2.5 there."""

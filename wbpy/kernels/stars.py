@@ -189,6 +189,7 @@ def fit_stars(
     saturation: float = math.inf,
     beta: float = 4.0,
     half_size: int | None = None,
+    others: NDArray[Any] | None = None,
 ) -> Any:
     """Return elliptical Moffat or Gaussian profiles fitted to the stars at (`x`, `y`).
 
@@ -209,7 +210,10 @@ def fit_stars(
     beta : float
         Exponent of the Moffat profile, above 1; infinity for a Gaussian.
     half_size : int, optional
-        Radius of the disc, px. By default three times the typical FWHM of a sample of the stars, 5 to 15.
+        Radius of the disc, px. By default three times the typical FWHM of a sample of the stars, 5 to 20.
+    others : (m, 2) array, optional, px
+        Places (x, y) of all stars of the image, those to be fitted included. Pixels nearer to another one are left
+        out.
 
     Returns
     -------
@@ -249,11 +253,18 @@ def fit_stars(
     table = _profile_table(power)
     fits = _no_fits(len(px))
     half, fwhm = _window(pixels, px, py, level, power, table, half_size)
-    _fit_all(pixels, px, py, level, power, table, half, fwhm, fits)
+    rivals = _neighbours(px, py, others, 2.0 * half)
+    _fit_all(pixels, px, py, *rivals, level, power, table, half, fwhm, fits)
     return fits.view(np.recarray)
 
 
-def typical_beta(image: Image, x: NDArray[Any], y: NDArray[Any], saturation: float = math.inf) -> tuple[float, float]:
+def typical_beta(
+    image: Image,
+    x: NDArray[Any],
+    y: NDArray[Any],
+    saturation: float = math.inf,
+    others: NDArray[Any] | None = None,
+) -> tuple[float, float]:
     """Return the exponent of the Moffat profile that the stars share, and the standard error of its inverse.
 
     Each star is fitted with five exponents from 2 to infinity and two more around the best. The sum over the stars of
@@ -267,6 +278,8 @@ def typical_beta(image: Image, x: NDArray[Any], y: NDArray[Any], saturation: flo
         Bright unsaturated stars; the first `_BETA_STARS` of them are used.
     saturation : float, DN
         Pixels from this value on are left out.
+    others : (m, 2) array, optional, px
+        As for `fit_stars`.
 
     Returns
     -------
@@ -280,12 +293,13 @@ def typical_beta(image: Image, x: NDArray[Any], y: NDArray[Any], saturation: flo
     pixels = np.ascontiguousarray(image, dtype=np.float32)
     level = np.float32(saturation)
     half, fwhm = _window(pixels, px, py, level, 4.0, _profile_table(4.0), None)
+    rivals = _neighbours(px, py, others, 2.0 * half)
     costs: dict[float, Vector] = {}
 
     def add(inverse: float) -> None:
         fits = _no_fits(len(px))
         power = 1.0 / inverse if inverse > 0.0 else 0.0
-        _fit_all(pixels, px, py, level, power, _profile_table(power), half, fwhm, fits)
+        _fit_all(pixels, px, py, *rivals, level, power, _profile_table(power), half, fwhm, fits)
         costs[inverse] = np.where(fits["ok"], np.log(np.maximum(fits["rms"], 1e-9)), math.nan)
 
     for inverse in _INVERSES:
@@ -321,6 +335,25 @@ def _lowest(costs: dict[float, Vector], stars: NDArray[np.bool_]) -> tuple[float
     return best, float(np.sqrt(((slope + 2.0 * curve * (best - at[k])) ** 2).sum()) / (2.0 * bend))
 
 
+def _neighbours(
+    x: Vector, y: Vector, others: NDArray[Any] | None, reach: float
+) -> tuple[NDArray[np.int64], Vector, Vector]:
+    """Return where the neighbours of each star begin in the two arrays of their x and y, and these."""
+    if others is None or not len(x) or not len(others):
+        return np.zeros(len(x) + 1, np.int64), np.empty(0), np.empty(0)
+    from scipy.spatial import cKDTree
+
+    at = np.column_stack([x, y])
+    near = cKDTree(at).sparse_distance_matrix(cKDTree(others), reach, output_type="coo_matrix").tocsr()
+    # What lies within 1.5 px of a guess is the star itself.
+    near.sort_indices()
+    own = near.data < 1.5
+    star = np.repeat(np.arange(len(x)), np.diff(near.indptr))[~own]
+    found = np.asarray(others, np.float64)[near.indices[~own]]
+    first = np.concatenate([[0], np.cumsum(np.bincount(star, minlength=len(x)))]).astype(np.int64)
+    return first, np.ascontiguousarray(found[:, 0]), np.ascontiguousarray(found[:, 1])
+
+
 def _window(
     image: Image,
     x: Vector,
@@ -337,7 +370,8 @@ def _window(
     sample = np.unique(np.linspace(0, len(x) - 1, min(len(x), _FIRST_STARS)).astype(np.int64))
     for _ in range(2):
         trial = _no_fits(len(sample))
-        _fit_all(image, x[sample], y[sample], saturation, beta, table, half, fwhm, trial)
+        rivals = _neighbours(x[sample], y[sample], None, 0.0)
+        _fit_all(image, x[sample], y[sample], *rivals, saturation, beta, table, half, fwhm, trial)
         good = trial["ok"]
         if not good.any():
             break
@@ -862,12 +896,12 @@ def _moffat(q: float, table: Vector) -> float:
     """Return (1 + q)^-beta from a table of `_profile_table`."""
     at = _TABLE_STEPS / (1.0 + q)
     i = int(at)
-    return table[i] + (at - i) * (table[i + 1] - table[i])
+    return float(table[i] + (at - i) * (table[i + 1] - table[i]))
 
 
 @fast
 def _dot(a: Vector, b: Vector, n: int) -> float:
-    """Return the sum of the products of the first n values, in four sums side by side that the processor can overlap."""
+    """Return the sum of the products of the first n values: four sums side by side, which a processor overlaps."""
     s0 = s1 = s2 = s3 = 0.0
     whole = n - n % 4
     for k in range(0, whole, 4):
@@ -877,7 +911,7 @@ def _dot(a: Vector, b: Vector, n: int) -> float:
         s3 += a[k + 3] * b[k + 3]
     for k in range(whole, n):
         s0 += a[k] * b[k]
-    return (s0 + s1) + (s2 + s3)
+    return float((s0 + s1) + (s2 + s3))
 
 
 @fast
@@ -1052,6 +1086,9 @@ def _fit_all(
     image: Image,
     xs: Vector,
     ys: Vector,
+    first: NDArray[np.int64],
+    other_x: Vector,
+    other_y: Vector,
     saturation: np.float32,
     beta: float,
     table: Vector,
@@ -1059,7 +1096,7 @@ def _fit_all(
     fwhm: float,
     fits: Any,
 ) -> None:
-    """Fill `fits`; `beta` 0 is the Gaussian, `table` that of `_profile_table`, `fwhm` the first guess of the width."""
+    """Fill `fits`; `first`, `other_x` and `other_y` are those of `_neighbours`, `beta` 0 is the Gaussian, `table` that of `_profile_table`, `fwhm` the first guess of the width."""
     h, w = image.shape
     largest = (2 * half + 1) ** 2
     dx = np.empty(largest)
@@ -1089,6 +1126,12 @@ def _fit_all(
                 square = (i - ix) ** 2 + (j - iy) ** 2
                 v = image[j, i]
                 if square > (half + 0.5) ** 2 or v != v:
+                    continue
+                taken = False
+                for k in range(first[s], first[s + 1]):
+                    away = (i - other_x[k]) ** 2 + (j - other_y[k]) ** 2
+                    taken = taken or away < (i - xs[s]) ** 2 + (j - ys[s]) ** 2
+                if taken:
                     continue
                 if v >= saturation:
                     # A saturated neighbour is only left out; one on the star itself marks it.

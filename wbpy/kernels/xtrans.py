@@ -73,9 +73,7 @@ def green(mosaic: NDArray[np.float32], cfa: NDArray[np.uint8], out: NDArray[np.f
     _interpolate(mosaic, cfa, out.reshape(1, *out.shape), True)
 
 
-def _interpolate(
-    mosaic: NDArray[np.float32], cfa: NDArray[np.uint8], out: NDArray[np.float32], sharpen: bool
-) -> None:
+def _interpolate(mosaic: NDArray[np.float32], cfa: NDArray[np.uint8], out: NDArray[np.float32], sharpen: bool) -> None:
     """Fill `out`, three planes or the green one."""
     if min(mosaic.shape) < cfa.shape[0]:
         raise ValueError(f"a mosaic needs at least {cfa.shape[0]} x {cfa.shape[0]} pixels")
@@ -347,20 +345,19 @@ def _add_detail(
 
 
 @exact
-def superpixel(mosaic: NDArray[np.float32], cfa: NDArray[np.uint8], side: int, out: NDArray[np.float32]) -> None:
-    """Write one colour pixel for each square of pixels: the mean of the samples of each colour.
+def superpixel(mosaic: NDArray[np.float32], cfa: NDArray[np.uint8], out: NDArray[np.float32]) -> None:
+    """Write one colour pixel for each 3 x 3 pixels: the mean of the samples of each colour, in X-Trans 2, 5 and 2.
 
     Parameters
     ----------
     mosaic : (h, w) float32 ndarray, DN
     cfa : (p, p) uint8 ndarray
-        Each square of it holds all colours.
-    side : int
-        Of a square, px: 3 for X-Trans, 2 for Bayer.
-    out : (3, h // side, w // side) float32 ndarray, DN
-        Filled; pixel (X, Y) lies at ``side X + (side - 1) / 2``, likewise in y. Rows and columns beyond the last whole
-        square are dropped. NaN where all samples of a colour are NaN.
+        Each 3 x 3 pixels of it hold all colours.
+    out : (3, h // 3, w // 3) float32 ndarray, DN
+        Filled; pixel (X, Y) lies at (3 X + 1, 3 Y + 1) of the mosaic. Rows and columns beyond the last whole square are
+        dropped. NaN where all samples of a colour are NaN.
     """
+    side = 3
     p = len(cfa)
     total, count = np.empty(3, np.float32), np.empty(3, np.float32)
     for y in range(out.shape[1]):

@@ -32,7 +32,7 @@ PHASES = (
     ("Masters", ("masters",)),
     ("Each light, in one reading", ("calibrate", "overscan", "linedefects", "cosmetic", "measure")),
     ("Approval and registration", ("approve", "reference", "register", "framing")),
-    ("Integrations", ("normalize", "weigh", "debayer", "integrate", "drizzle", "crop", "rgb")),
+    ("Integrations", ("normalize", "weigh", "debayer", "integrate", "drizzle", "photometry", "crop", "rgb")),
 )
 """Heads over runs of steps: a head stands wherever the kind of work changes."""
 

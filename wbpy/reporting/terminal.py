@@ -520,7 +520,8 @@ def _products(console: Console, products: Sequence[Product], out: Path, verbosit
         rows.append([name, used, exposure, product.outcome])
     print_table(console, names, rows, right=["frames", "exposure"])
     if len(rows) < len(products):
-        console.print("Beside each integration stand its preview and its rejection maps.")
+        maps = " and its rejection maps" if any(product.kind == "rejection_low" for product in products) else ""
+        console.print(f"Beside each integration stand its preview{maps}.")
     console.print()
 
 

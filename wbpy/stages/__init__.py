@@ -13,6 +13,7 @@ from wbpy.stages.linedefects import LINEDEFECTS
 from wbpy.stages.masters import MASTERS
 from wbpy.stages.measure import MEASURE
 from wbpy.stages.normalize import NORMALIZE
+from wbpy.stages.photometry import PHOTOMETRY
 from wbpy.stages.reference import REFERENCE
 from wbpy.stages.register import REGISTER
 from wbpy.stages.rgb import RGB
@@ -33,6 +34,7 @@ STAGES: tuple[Stage, ...] = (
     DEBAYER,
     INTEGRATE,
     DRIZZLE,
+    PHOTOMETRY,
     CROP,
     RGB,
 )

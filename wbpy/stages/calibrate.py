@@ -38,9 +38,13 @@ _PILE = 0.99
 class CalibrateParams(Params, frozen=True, kw_only=True):
     """How lights are calibrated."""
 
-    separate_flat_factors: Annotated[bool, Meta(description="scale a CFA flat by colour, which keeps the colours")] = (
-        True
-    )
+    separate_flat_factors: Annotated[
+        bool,
+        Meta(
+            description="scale a CFA flat by colour, which keeps the colours; with one factor the lamp tints the lights, "
+            "and nothing is lost: a colour calibration takes that out"
+        ),
+    ] = True
     flat_trim: Annotated[
         float, Meta(ge=0, lt=0.5, description="share of the flat's pixels cut at each end for its mean")
     ] = 0.05

@@ -842,6 +842,10 @@ class _Look:
     """Flat indices of pixels that stand out alone."""
     field: FloatArray
     """See `field_of`."""
+    lines: tuple[Alternation, Alternation] | None
+    """Of rows and columns; None with a CFA, whose lines alternate by themselves."""
+    profiles: tuple[LineProfile, LineProfile]
+    """Of columns and rows."""
 
 
 def _look(rules: Rules, path: str, image: FloatArray, cfa: str | None) -> _Look:
@@ -849,12 +853,16 @@ def _look(rules: Rules, path: str, image: FloatArray, cfa: str | None) -> _Look:
 
     marked = np.zeros(image.shape, np.uint8)
     mark_isolated(rules, image, cfa, marked)
+    # X-Trans frames, which count as mono elsewhere, have columns of six kinds.
+    cell = 6 if cfa is not None and len(cfa) == 36 else _cell(cfa)
     return _Look(
         seen=below_zero(rules, path, image, cfa),
         shape=(image.shape[0], image.shape[1]),
         background=_plane_medians(image, cfa),
         isolated=np.flatnonzero(marked),
         field=field_of(image, cfa),
+        lines=(alternation(image), alternation(image.T)) if cfa is None else None,
+        profiles=(line_profile(image, cell), line_profile(image.T, cell)),
     )
 
 
@@ -894,6 +902,8 @@ def examine_lights(
 
     seen: list[Observation] = []
     fields: list[FloatArray] = []
+    lines: list[tuple[Alternation, Alternation]] = []
+    profiles: list[tuple[LineProfile, LineProfile]] = []
     marked: npt.NDArray[np.uint8] | None = None
     background: npt.NDArray[np.float64] | None = None
     for look in spread(lambda light: _look(rules, light[0], light[1], cfa), lights):
@@ -904,9 +914,16 @@ def examine_lights(
             background = look.background
         marked.reshape(-1)[look.isolated] += 1
         fields.append(look.field)
+        if look.lines is not None:
+            lines.append(look.lines)
+        profiles.append(look.profiles)
     if marked is None or background is None:
         return seen
     seen += hot_pixels_left(rules, subject, marked, len(fields))
+    if lines:
+        of_flat = (math.nan, math.nan) if flat is None else (alternation(flat).share, alternation(flat.T).share)
+        seen += alternating_lines(rules, subject, lines, of_flat)
+    seen += standing_lines(rules, subject, profiles)
     field = background_field(fields)
     block = block_side(*marked.shape)
     if flat is not None:
@@ -1078,6 +1095,175 @@ def flat_correction(rules: Rules, subject: str, field: FloatArray, flat: FloatAr
         "amplitude_percent": 100 * found.amplitude,
     }
     return [Observation(id, subject, evidence)]
+
+
+@dataclass(frozen=True)
+class Alternation:
+    """How far the rows with odd numbers lie above those with even numbers."""
+
+    difference: float
+    """DN."""
+    level: float
+    """Background, DN."""
+    noise: float
+    """Spread of the pixels, DN."""
+    error: float
+    """Standard error of the difference, DN."""
+
+    @property
+    def share(self) -> float:
+        """The difference over the background; NaN without one."""
+        return self.difference / self.level if self.level > 0 else math.nan
+
+
+def alternation(image: FloatArray) -> Alternation:
+    """Return how the two fields of an interlaced sensor differ: the medians of odd and of even rows.
+
+    Parameters
+    ----------
+    image : (H, W) float32 ndarray, DN
+        NaN is left out. Of large frames every so many pairs of rows are taken.
+    """
+    import numpy as np
+
+    from wbpy.kernels import statistics
+
+    jump = 2 * max(1, image.size // 1_000_000)
+    sides = [statistics.median_mad(np.ascontiguousarray(image[start::jump]).ravel()) for start in (0, 1)]
+    count = image[::jump].size
+    (even, mad), (odd, _) = sides
+    # The standard error of a median is 1.2533 sigma / sqrt n.
+    error = 1.2533 * 1.4826 * mad * math.sqrt(2.0 / max(1, count))
+    return Alternation(odd - even, 0.5 * (odd + even), 1.4826 * mad, error)
+
+
+def alternating_lines(
+    rules: Rules,
+    subject: str,
+    lights: Sequence[tuple[Alternation, Alternation]],
+    flat: tuple[float, float] = (math.nan, math.nan),
+) -> list[Observation]:
+    """Return rows or columns of which every other differs in most of the calibrated lights (guide, 5.5).
+
+    Parameters
+    ----------
+    rules : Rules
+    subject : str
+        The group of lights; mono, because the lines of a CFA alternate by themselves.
+    lights : sequence of (Alternation, Alternation)
+        Of the rows and of the columns of each.
+    flat : (float, float)
+        What the master flat has of it in rows and columns, relative; NaN without a flat.
+    """
+    limits = rules.findings["CHK022"].limits
+    seen = []
+    for number, lines in enumerate(("Rows", "Columns")):
+        each = sorted((light[number] for light in lights), key=lambda one: one.difference)
+        one = each[len(each) // 2]
+        limit = max(limits["share"] * one.level, limits["noise"] * one.noise, limits["errors"] * one.error)
+        if not abs(one.difference) > limit > 0:
+            continue
+        evidence: dict[str, Scalar] = {
+            "lines": lines,
+            "difference_dn": one.difference,
+            "percent": 100 * one.share,
+            "noises": abs(one.difference) / one.noise,
+            "flat_percent": None if math.isnan(flat[number]) else 100 * flat[number],
+        }
+        seen.append(Observation("CHK022", subject, evidence))
+    return seen
+
+
+_PROFILE = 128
+"""Pixels of a line that tell its level: enough to know it to a ninth of a pixel's noise."""
+
+
+@dataclass(frozen=True)
+class LineProfile:
+    """How far each line of a frame lies above those around it."""
+
+    height: npt.NDArray[np.float64]
+    """(n,) in units of `noise`; zero for the two outermost lines of each kind, which have few neighbours on a side."""
+    error: float
+    """Standard error of a height, likewise."""
+    noise: float
+    """Of a pixel, DN."""
+
+
+def line_profile(image: FloatArray, cell: int) -> LineProfile:
+    """Return how far each column lies above those around it.
+
+    Parameters
+    ----------
+    image : (H, W) float32 ndarray, DN
+        NaN is left out; a column without values is level.
+    cell : int
+        Side of the CFA's cell: columns of the same colours are compared.
+    """
+    import numpy as np
+    from scipy import ndimage
+
+    # One column after the other in memory, which makes their medians several times faster.
+    part = np.ascontiguousarray(image[:: cell * max(1, image.shape[0] // (cell * _PROFILE))].T)
+    samples = part.shape[1]
+    # The mean of the middle half of the values: stars do not count, and coarse steps of the converter average out,
+    # which a median would round to. NaN sorts to the end; with few it only shifts what is the middle.
+    part.sort(axis=1)
+    first, last = samples // 4, samples - samples // 4
+    known = np.isfinite(part[:, last - 1])
+    level = np.where(known, part[:, first:last].mean(axis=1, dtype=np.float64), 0.0)
+    half = 0.5 * (part[known, last - 1] - part[known, first])
+    noise = max(1.4826 * float(np.median(half)), 1e-3) if known.any() else 1e-3
+    out = np.zeros(level.size)
+    for phase in range(cell):
+        own, use = level[phase::cell], known[phase::cell]
+        if own.size < 8:
+            continue
+        # The nearer of the differences to either side, so that a slope or the edge of something bright is no line.
+        three = ndimage.median_filter(own, size=3, mode="nearest")
+        left, right = own[2:-2] - three[:-4], own[2:-2] - three[4:]
+        nearer = np.where(np.abs(left) < np.abs(right), left, right)
+        out[phase::cell][2:-2] = np.where(use[2:-2] & (left * right > 0), nearer, 0.0)
+    # The middle half knows the mean to 1.09 sigma / sqrt n (Huber 1981, section 3.3); the neighbours add a third.
+    return LineProfile(out / noise, 1.3 * 1.09 / math.sqrt(max(1, samples)), noise)
+
+
+def standing_lines(
+    rules: Rules,
+    subject: str,
+    profiles: Sequence[tuple[LineProfile, LineProfile]],
+) -> list[Observation]:
+    """Return columns and rows that differ from their neighbours in most of the calibrated lights (guide, 9.1).
+
+    Parameters
+    ----------
+    rules : Rules
+    subject : str
+        The group of lights.
+    profiles : sequence of (LineProfile, LineProfile)
+        Of columns and rows of each light.
+    """
+    import numpy as np
+
+    limits = rules.findings["CHK033"].limits
+    found: list[tuple[float, str]] = []
+    for number, name in enumerate(("column", "row")):
+        height = np.median([pair[number].height for pair in profiles], axis=0)
+        spread = 1.4826 * float(np.median(np.abs(height[height != 0]))) if height.any() else 0.0
+        # A median over the lights is a quarter worse than a mean.
+        error = 1.25 * profiles[0][number].error / math.sqrt(len(profiles))
+        places = np.flatnonzero(np.abs(height) > max(limits["sigma"] * max(spread, error), limits["noise"]))
+        found += [(float(height[place]), f"{name} {place}") for place in places]
+    if not found:
+        return []
+    worst, where = max(found, key=lambda one: abs(one[0]))
+    evidence: dict[str, Scalar] = {
+        "lines": len(found),
+        "worst": where,
+        "height_dn": worst * _median(pair[0].noise for pair in profiles),
+        "noises": abs(worst),
+    }
+    return [Observation("CHK033", subject, evidence)]
 
 
 def uncalibrated_flat(rules: Rules, subject: str, flat: FloatArray, offset_dn: float) -> list[Observation]:

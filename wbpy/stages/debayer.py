@@ -80,8 +80,11 @@ def run(params: DebayerParams, image: FloatArray, cfa: npt.NDArray[np.uint8]) ->
 
     side = joined(params, cfa)
     out = np.empty((3, image.shape[0] // side, image.shape[1] // side), np.float32)
-    if side > 1:
-        xtrans.superpixel(image, cfa, side, out)
+    if side == 2:
+        debayer.superpixel(image, cfa, out)
+        return out
+    if side == 3:
+        xtrans.superpixel(image, cfa, out)
         return out
     method = method_for(params, len(cfa))
     if len(cfa) != 2:

@@ -209,7 +209,7 @@ def _tile_side(memory: int, workers: int, channels: int, width: int) -> int:
     Half of the memory is for the tiles under way: their sums, two results, and the offsets and pixels of one light.
     The other half for strips: one is written while the next is made.
     """
-    tile = (memory / (2 * workers * (channels * (16 + 8 + 8) + 16))) ** 0.5
+    tile = (memory / (2 * workers * (channels * (16 + 8 + 16) + 16))) ** 0.5
     strip = memory / (2 * 2 * 2 * 4 * channels * width)
     side = int(min(tile, strip, LARGEST_TILE))
     return max(64, side - side % 32)
@@ -294,18 +294,19 @@ def _add(
     if sx1 <= sx0 or sy1 <= sy0:
         return
     pixels = light.window.read(sy0, sy1, sx0, sx1)
-    if light.surfaces:
-        offsets = np.zeros((channels, bottom - top, right - left), np.float32)
-        for c in range(channels):
-            step = light.surface_step
-            local_normalization.apply(offsets[c], light.scale[c], light.surfaces[c], step, left, top, offsets[c])
+    surfaces = light.sided or [nodes[None] for nodes in light.surfaces]
+    if surfaces:
+        offsets = np.zeros((channels, len(surfaces[0]), bottom - top, right - left), np.float32)
+        for planes, layers in zip(offsets, surfaces, strict=True):
+            for plane, nodes in zip(planes, layers, strict=True):
+                local_normalization.apply(plane, 0.0, nodes, light.surface_step, left, top, plane)
     else:
-        offsets = np.array(light.offset, np.float32).reshape(-1, 1, 1)
+        offsets = np.array(light.offset, np.float32).reshape(-1, 1, 1, 1)
     bits = drizzle.NO_MASK if refused is None else refused.read(number, top, bottom, left, right)
     size = drizzle.BLOCK
     blocks = sx0 // size, sy0 // size, -(-sx1 // size), -(-sy1 // size)
-    planes = max(1, len(light.displacement))
-    for c in range(planes):
+    grids = max(1, len(light.displacement))
+    for c in range(grids):
         nodes = channel_nodes(light.displacement, c)
         drizzle.deposit(
             pixels,
@@ -314,7 +315,7 @@ def _add(
             drizzle.places(light.matrix, nodes, light.displacement_step, scale, blocks),
             drop,
             pattern,
-            c if planes > 1 else -1,
+            c if grids > 1 else -1,
             np.array(light.scale, np.float64),
             np.array(light.weight, np.float64),
             offsets,

@@ -71,8 +71,8 @@ class IntegrateParams(RejectionParams, frozen=True, kw_only=True):
     interpolation: Annotated[
         Literal["auto", "lanczos3", "lanczos4", "bicubic", "bilinear", "nearest", "area"],
         Meta(
-            description="how frames are resampled onto the reference; auto: lanczos3, but a copy for shifts by whole "
-            "pixels and the mean over the area where the reference's pixels are 1.5 times as wide or more"
+            description="how frames are resampled onto the reference; auto: lanczos3, or bicubic for stars below 1.5 "
+            "px, a copy for shifts by whole pixels, the mean over the area where its pixels are 1.5 times as wide"
         ),
     ] = "auto"
     clamping: Annotated[
@@ -189,9 +189,7 @@ def run(
     # Stack and its sorted blocks, plus what one frame needs while it is debayered and resampled.
     per_pixel = 4 * channels * (len(lights) + 4 + len(params.maps)) + 4 * 24
     if params.large_scale_low or params.large_scale_high:
-        # One channel's samples a second time, judged and cropped.
-        per_pixel += 8 * len(lights)
-    elif _tolerance(params, lights):
+        # One channel's samples a second time, judged.
         per_pixel += 4 * len(lights)
     if lights[0].judged:
         per_pixel += 4 * (channels + 1) * len(lights)
@@ -270,7 +268,8 @@ def _tile(
         margin = max(margin, seeing.HALO)
     top, left = max(0, y0 - margin), max(0, x0 - margin)
     rows, columns = min(shape[0], y1 + margin) - top, min(shape[1], x1 + margin) - left
-    inner = np.s_[y0 - top : y1 - top, x0 - left : x1 - left]
+    edges = y0 - top, y1 - top, x0 - left, x1 - left
+    inner = np.s_[edges[0] : edges[1], edges[2] : edges[3]]
     count = len(lights)
     stack = np.empty((channels, count, rows, columns), np.float32)
     # What the rejection sees.
@@ -278,6 +277,7 @@ def _tile(
     compared = np.empty_like(stack) if apart else stack
     resampled = np.empty((channels, rows, columns), np.float32)
     lost = np.zeros((count, 2), np.int64)
+    offered = np.zeros(count, np.int64)
     out_of_range = np.zeros((2, channels, h, w), np.uint16)
     bits = np.zeros((channels, count, h, -(-w // 8)) if refused is not None else 0, np.uint8)
     for number, light in enumerate(lights):
@@ -293,56 +293,56 @@ def _tile(
                     if refused is not None:
                         bits[c, number] |= np.packbits(beyond[inner], axis=-1)
             _normalize(light, c, plane, left, top, target)
+            offered[number] += rejection.present(target, *edges)
             if apart:
                 scale, offset = light.judged[c]
                 np.multiply(plane, np.float32(scale), out=compared[c, number])
                 compared[c, number] += np.float32(offset)
-    present = np.isfinite(stack[(..., *inner)])
-    offered = present.sum(axis=(0, 2, 3), dtype=np.int64) + lost.sum(axis=1)
     image, low_share, high_share = (np.empty((channels, h, w), np.float32) for _ in range(3))
     maps: dict[str, FloatArray] = {name: np.empty((channels, h, w), np.float32) for name in params.maps}
     if "coverage" in maps:
-        maps["coverage"][:] = present.sum(axis=1) + out_of_range.sum(axis=0)
-    low, high = (np.empty(rows * columns, np.float32) for _ in range(2))
-    weight_sum = np.empty(h * w, np.float32)
-    low_count, high_count = np.empty(h * w, np.uint16), np.empty(h * w, np.uint16)
+        maps["coverage"][:] = np.isfinite(stack[(..., *inner)]).sum(axis=1) + out_of_range.sum(axis=0)
+    offered += lost.sum(axis=1)
+    pixels = rows * columns
+    low, high, combined, weight_sum, variance = (np.empty(pixels, np.float32) for _ in range(5))
+    low_count, high_count = np.empty(pixels, np.uint16), np.empty(pixels, np.uint16)
     algorithm = rejection.ALGORITHMS[params.rejection]
     for c in range(channels):
         weights = np.array([light.weight[c] for light in lights], np.float64)
-        values = stack[c].reshape(count, rows * columns)
-        judged = compared[c].reshape(count, rows * columns)
+        values = stack[c].reshape(count, pixels)
+        judged = compared[c].reshape(count, pixels)
         noise = _typical_noise(lights, c)
         floor = rejection.noise_floor(params.low, params.high, noise)
         rejection.bounds(judged, algorithm, params.low, params.high, low, high, params.ccd_noise, floor)
+        bounds = low.reshape(rows, columns), high.reshape(rows, columns)
         if tolerance:
-            seeing.widen_bounds(low.reshape(rows, columns), high.reshape(rows, columns), tolerance, noise)
-        least, most = low, high
+            seeing.widen_bounds(*bounds, tolerance, noise)
+        if grown:
+            judged = _judged(params, compared[c], *bounds).reshape(count, pixels)
         if margin:
-            judged = values = stack[c][(..., *inner)].reshape(count, h * w)
-            if grown or apart:
-                wide = compared[c]
-                if grown:
-                    wide = _judged(params, wide, low.reshape(rows, columns), high.reshape(rows, columns))
-                judged = wide[(..., *inner)].reshape(count, h * w)
-            least, most = (np.ascontiguousarray(b.reshape(rows, columns)[inner]).reshape(-1) for b in (low, high))
-        flat = image[c].reshape(-1)
-        variance = maps["variance"][c].reshape(-1) if "variance" in maps else None
-        filled = (flat, weight_sum, low_count, high_count, lost, variance)
+            # Judged by the tiles whose pixels these are; here nothing of them may count as rejected.
+            for bound, none in zip(bounds, (-np.inf, np.inf), strict=True):
+                bound[: edges[0]] = bound[edges[1] :] = none
+                bound[:, : edges[2]] = bound[:, edges[3] :] = none
+        filled = (combined, weight_sum, low_count, high_count, lost, variance if "variance" in maps else None)
         if params.combination == "mean":
-            combine.mean(values, judged, least, most, weights, *filled)
+            combine.mean(values, judged, low, high, weights, *filled)
         else:
-            combine.ranked(values, judged, least, most, weights, params.combination, *filled)
+            combine.ranked(values, judged, low, high, weights, params.combination, *filled)
+        image[c] = combined.reshape(rows, columns)[inner]
+        if "variance" in maps:
+            maps["variance"][c] = variance.reshape(rows, columns)[inner]
         if "variance_expected" in maps:
-            expected = maps["variance_expected"][c].reshape(-1)
-            combine.expected_variance(values, judged, least, most, weights, *_noise(lights, c), flat, expected)
+            combine.expected_variance(values, judged, low, high, weights, *_noise(lights, c), combined, variance)
+            maps["variance_expected"][c] = variance.reshape(rows, columns)[inner]
         if "weight" in maps:
-            maps["weight"][c] = weight_sum.reshape(h, w)
+            maps["weight"][c] = weight_sum.reshape(rows, columns)[inner]
         if refused is not None:
-            outside = ((judged < least) | (judged > most)) & (weight_sum > 0)
-            bits[c] |= np.packbits(outside.reshape(count, h, w), axis=-1)
+            outside = ((judged < low) | (judged > high)) & (weight_sum > 0)
+            bits[c] |= np.packbits(outside.reshape(count, rows, columns)[(..., *inner)], axis=-1)
         empty = np.isnan(image[c])
         shares = [
-            (counted.reshape(h, w) + out_of_range[side, c]) / np.float32(count)
+            (counted.reshape(rows, columns)[inner] + out_of_range[side, c]) / np.float32(count)
             for side, counted in enumerate((low_count, high_count))
         ]
         low_share[c] = np.where(empty, 1.0, shares[0])
@@ -436,7 +436,7 @@ def resample(
     name: str = params.interpolation
     if name == "auto":
         # Of the whole frame, so that all tiles take the same.
-        name = warp.choose(matrix, width, height, displacement.size > 0)
+        name = warp.choose(matrix, width, height, displacement.size > 0, light.fwhm)
     margin = warp.halo(name, matrix) + (0 if cfa is None else debayer.halo(debayer_params, cfa))
     sx0, sy0, sx1, sy1 = warp.source_window(matrix, x0, y0, w, h, width, height, margin, displacement, step)
     if sx1 <= sx0 or sy1 <= sy0:
@@ -548,6 +548,61 @@ class Quality:
         return {name: None if math.isnan(value) else value for name, value in values.items()}
 
 
+class Regions:
+    """How the share of rejected samples spreads over the picture, in cells, gathered from its strips."""
+
+    CELL = 64
+    """Side of a cell, px."""
+    EVERY = 4
+    """Rows that are left out between two."""
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        import numpy as np
+
+        self._total = np.zeros(tuple(-(-size // self.CELL) for size in shape), np.float64)
+        self._count = np.zeros(self._total.shape, np.int64)
+
+    def add(self, strip: Strip) -> None:
+        """Take in a strip; those of one picture come in any order."""
+        import numpy as np
+
+        starts = np.arange(0, strip.image.shape[2], self.CELL)
+        first = -strip.y0 % self.EVERY
+        for row in range(first, strip.image.shape[1], self.EVERY):
+            covered = np.isfinite(strip.image[:, row])
+            share = np.where(covered, strip.low[:, row] + strip.high[:, row], 0)
+            cell = (strip.y0 + row) // self.CELL
+            self._total[cell] += np.add.reduceat(share.sum(axis=0, dtype=np.float64), starts)
+            self._count[cell] += np.add.reduceat(covered.sum(axis=0), starts)
+
+    def odd(self, lights: int, limit: float) -> tuple[float, float, float, float] | None:
+        """Return where much more is rejected than elsewhere: centre (x, y) in px, share of the picture, of the samples.
+
+        There a square of four cells loses at least `limit` of a light more than the median of all cells. Trails of
+        satellites and aeroplanes are narrower, outliers of noise are everywhere. None where there is no such place.
+        """
+        import numpy as np
+        from scipy import ndimage
+
+        share = self._total / np.maximum(self._count, 1)
+        if min(share.shape) < 2 or not self._count.any():
+            return None
+        known = self._count > 0
+        high = known & (share - np.median(share[known]) > limit / lights)
+        square = high[1:, 1:] & high[:-1, 1:] & high[1:, :-1] & high[:-1, :-1]
+        cells = np.zeros(high.shape, bool)
+        for dy in (0, 1):
+            for dx in (0, 1):
+                cells[dy : dy + square.shape[0], dx : dx + square.shape[1]] |= square
+        names, found = ndimage.label(cells)
+        if not found:
+            return None
+        largest = names == 1 + int(np.argmax(np.bincount(names.ravel())[1:]))
+        y, x = (float(np.mean(v)) * self.CELL + (self.CELL - 1) / 2 for v in np.nonzero(largest))
+        part = self._count[largest].sum()
+        return x, y, float(part / self._count.sum()), float(self._total[largest].sum() / part)
+
+
 def middle_of(shape: tuple[int, int]) -> tuple[int, int, int, int]:
     """Return (y0, y1, x0, x1) of the part of a picture in which its quality is measured: at most 1024 px a side."""
     (y0, y1), (x0, x1) = (((size - min(size, 1024)) // 2, (size + min(size, 1024)) // 2) for size in shape)
@@ -618,6 +673,6 @@ INTEGRATE = Stage(
         Output("rejection_low", "rejection_map", "1"),
         Output("rejection_high", "rejection_map", "1"),
     ),
-    findings=("INT001", "INT002", "INT003", "INT004", "INT005", "INT006"),
+    findings=("INT001", "INT002", "INT003", "INT004", "INT005", "INT006", "INT007"),
     memory=lambda height, width: 64_000_000,
 )

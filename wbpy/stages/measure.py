@@ -31,6 +31,8 @@ class MeasureParams(Params, frozen=True, kw_only=True):
 
 FEWEST_FOR_FIELD = 20
 """With fewer fitted stars tilt and curvature are not known."""
+SHAPE_ERROR = 1.3
+"""Error of the logarithm of a width, and of an ellipticity, in noise over amplitude times width."""
 CROWDED = 15.0
 """Stars with another one within so many px do not tell the wings of the profile."""
 FEWEST_COMPARED = 6
@@ -166,25 +168,21 @@ def run(params: MeasureParams, image: FloatArray, cfa: npt.NDArray[np.uint8] | N
         middle, mad = statistics.median_mad(values)
         background.append(middle)
         dispersion.append(1.4826 * mad)
-        # Four planes of a mosaic need no more patches together than twice those of one.
-        sigmas = [statistics.noise_mrs(plane, 16 if cfa is None else 8)[0] for plane in planes]
+        # The planes of a mosaic together need no more than twice the patches of one.
+        patches = 16 if cfa is None else max(1, 32 // cfa.size)
+        sigmas = [statistics.noise_mrs(plane, patches)[0] for plane in planes]
         noise.append(float(np.sqrt(np.mean(np.square(sigmas)))))
     if cfa is None:
         plane = image
     else:
         plane = np.empty_like(image)
         (debayer.green if len(cfa) == 2 else xtrans.green)(image, cfa, plane)
-    known = {
-        "background": tuple(background),
-        "noise": tuple(noise),
-        "dispersion": tuple(dispersion),
-    }
     sigma = noise[len(noise) // 2]
     if not (sigma > 0 and np.isfinite(sigma)):
         empty = np.empty(0)
         return Measurement(
             x=empty, y=empty, flux=empty, usable=np.empty(0, bool), count=0, fwhm=math.nan, eccentricity=math.nan,
-            hybrid_flux=empty, **known,
+            background=tuple(background), noise=tuple(noise), dispersion=tuple(dispersion), hybrid_flux=empty,
         )  # fmt: skip
     level, _ = statistics.background_mesh(plane, params.mesh, max(1, params.mesh // 16))
     # Interpolated pixels have too little noise: of CFA data those of one green site are taken.
@@ -198,11 +196,16 @@ def run(params: MeasureParams, image: FloatArray, cfa: npt.NDArray[np.uint8] | N
     x, y, flags = found.x[: params.max_stars].copy(), found.y[: params.max_stars].copy(), found.flags
     order = np.flatnonzero(flags[: params.max_stars] == 0)[: params.max_fits]
     alone = order[isolated(found.x, found.y, order)]
-    beta = likely_beta(*stars.typical_beta(plane, x[alone], y[alone], params.saturation))
-    fits = stars.fit_stars(plane, x[order], y[order], params.saturation, beta)
-    good = fits.ok.copy()
-    good[good] = typical_profiles(fits[good])
-    strange = order[np.isfinite(fits.amplitude) & ~good & ~fits.saturated]
+    everyone = np.column_stack([found.x, found.y])
+    beta = likely_beta(*stars.typical_beta(plane, x[alone], y[alone], params.saturation, everyone))
+    fits = stars.fit_stars(plane, x[order], y[order], params.saturation, beta, others=everyone)
+    away = np.full(len(fits), math.inf)
+    away[fits.ok], limit = profile_distances(fits[fits.ok])
+    good = away <= limit
+    with np.errstate(invalid="ignore", divide="ignore"):
+        # Noise alone may give a faint star a strange profile, or none.
+        doubt = 4.0 * SHAPE_ERROR * sigma / (fits.amplitude * np.sqrt(fits.fwhm_major * fits.fwhm_minor))
+        strange = order[np.isfinite(doubt) & ~fits.saturated & (np.minimum(away, 1.0) > limit + doubt)]
     fitted = fits[good]
     x[order[good]], y[order[good]] = fitted.x, fitted.y
     at = np.column_stack([fitted.x, fitted.y])
@@ -244,7 +247,9 @@ def run(params: MeasureParams, image: FloatArray, cfa: npt.NDArray[np.uint8] | N
         beta=beta,
         hybrid_flux=hybrids,
         hybrid_noise=psf_signal.hybrid_noise(sigma, fwhm, beta),
-        **known,
+        background=tuple(background),
+        noise=tuple(noise),
+        dispersion=tuple(dispersion),
     )
 
 
@@ -324,7 +329,7 @@ def shape_field(fits: Any, noise: float, shape: tuple[int, int]) -> ShapeField:
     vector = np.column_stack([drawn * np.cos(2 * fits["theta"]), drawn * np.sin(2 * fits["theta"])])
     width = np.sqrt(fits["fwhm_major"] * fits["fwhm_minor"])
     # The error of a component is that of the flux, plus what is the same for the brightest.
-    weight = 1.0 / (0.005**2 + (1.3 * noise / (fits["amplitude"] * width)) ** 2)
+    weight = 1.0 / (0.005**2 + (SHAPE_ERROR * noise / (fits["amplitude"] * width)) ** 2)
     u = 2 * (fits["x"] + 0.5) / shape[1] - 1
     v = 2 * (fits["y"] + 0.5) / shape[0] - 1
     quadratic = np.column_stack([np.ones_like(u), u, v, u * u, u * v, v * v])
@@ -371,7 +376,7 @@ def _fit_vectors(
 
     root = np.sqrt(weight)[:, None]
     kept = np.ones(len(vector), bool)
-    fit = np.zeros((terms.shape[1], 2))
+    fit: npt.NDArray[Any] = np.zeros((terms.shape[1], 2))
     for _ in range(3):
         fit = np.linalg.lstsq((terms * root)[kept], (vector * root)[kept], rcond=None)[0]
         away = np.hypot(*((vector - terms @ fit) * root).T)
@@ -463,13 +468,13 @@ def field_shape(
     return float(2 * math.hypot(fit[1], fit[2]) / fit[0]), float(fit[3] / fit[0])
 
 
-def typical_profiles(fits: Any) -> npt.NDArray[np.bool_]:
-    """Return which fits have about the profile that most have.
+def profile_distances(fits: Any) -> tuple[npt.NDArray[np.float64], float]:
+    """Return how far each fit is from the profile that most have, and up to where it is about the same.
 
     Stars of one frame share their width and, when they are drawn out, its direction; cosmic rays and knots of a nebula
     share nothing. In the space of the logarithm of the width and the two components of the ellipticity
-    ``(1 - q) / (1 + q)`` the densest place is sought, and what lies within four times the typical distance of it
-    is kept: at least 0.2 and at most 0.6, so that an optics' aberrations towards the corners are no reason to go.
+    ``(1 - q) / (1 + q)`` the densest place is sought. What lies within four times the typical distance of it is about
+    the same: at least 0.2 and at most 0.6, so that an optics' aberrations towards the corners are no reason to go.
 
     Parameters
     ----------
@@ -480,7 +485,7 @@ def typical_profiles(fits: Any) -> npt.NDArray[np.bool_]:
     from scipy.spatial import cKDTree
 
     if len(fits) < FEWEST_COMPARED:
-        return np.ones(len(fits), bool)
+        return np.zeros(len(fits)), 0.0
     ratio = fits["fwhm_minor"] / fits["fwhm_major"]
     drawn = (1 - ratio) / (1 + ratio)
     size = 0.5 * np.log(fits["fwhm_major"] * fits["fwhm_minor"])
@@ -490,7 +495,7 @@ def typical_profiles(fits: Any) -> npt.NDArray[np.bool_]:
     centre = points[tree.query_ball_point(densest, 0.15)].mean(axis=0)
     distance = np.linalg.norm(points - centre, axis=1)
     spread = float(np.median(distance[distance < 0.6]))
-    return np.asarray(distance <= min(max(4 * spread, 0.2), 0.6))
+    return distance, min(max(4 * spread, 0.2), 0.6)
 
 
 def aperture_radius(fwhm: float) -> float:

@@ -80,20 +80,6 @@ class NormalizeParams(Params, frozen=True, kw_only=True):
         Meta(ge=0, description="local: how many are the best ones; 0: a third of the frames, 3 at least, 20 at most"),
     ] = 0
 
-    def __post_init__(self) -> None:
-        """Refuse a two-sided scale where there is none.
-
-        Raises
-        ------
-        ValueError
-            If the method or the scale has no two sides.
-        """
-        if self.two_sided and (self.scale == "stars" or self.method not in ("additive_scaling", "adaptive")):
-            raise ValueError(
-                f"two_sided needs method additive_scaling or adaptive and a scale from a spread, not method "
-                f"{self.method} and scale {self.scale}"
-            )
-
 
 @dataclass(frozen=True)
 class Sketch:

@@ -71,6 +71,8 @@ class Transform:
     """Like `rms`, of stars that each were predicted from the other four fifths; NaN with fewer than ten stars."""
     distortion: str = "none"
     """What was added to the plane transform: "none", "polynomial" with its order, "spline"."""
+    better_rms: float = math.nan
+    """What `heldout_rms` would be with a distortion that left-out stars ask for but is switched off; else NaN."""
     residual_map: tuple[tuple[float, float], ...] = ((math.nan, math.nan),) * 9
     """Mean residual (dx, dy) of the stars in three rows of three cells of the frame, px; NaN with fewer than three."""
     colour_shift: tuple[float, ...] = ()
@@ -157,15 +159,16 @@ def run(
     if refined.surface is not None:
         displacement, step = distortion.sampled([refined.surface], shape[1], shape[0])
     return Transform(
-        refined.matrix,
-        refined.rms,
-        len(refined.pairs),
-        refined.model,
-        displacement,
-        step,
-        refined.heldout_rms,
-        refined.kind,
-        _residual_map(here[refined.pairs[:, 0]], refined.residuals, shape),
+        matrix=refined.matrix,
+        rms=refined.rms,
+        stars=len(refined.pairs),
+        model=refined.model,
+        displacement=displacement,
+        displacement_step=step,
+        heldout_rms=refined.heldout_rms,
+        distortion=refined.kind,
+        better_rms=refined.better_rms,
+        residual_map=_residual_map(here[refined.pairs[:, 0]], refined.residuals, shape),
     )
 
 

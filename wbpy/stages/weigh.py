@@ -58,11 +58,14 @@ class WeighParams(Params, frozen=True, kw_only=True):
     method: Annotated[
         Literal["psf_scale_snr", "psf_signal", "psf_snr", "snr", "formula", "keyword", "none"],
         Meta(
-            description="psf_scale_snr: inverse variance after scaling by star flux; psf_signal, psf_snr: from the "
-            "fluxes of all fitted stars; snr: spread of the background over noise; formula, keyword: see there; "
-            "none: all alike"
+            description="psf_scale_snr: inverse variance after scaling by star flux, and sharpness; psf_signal, "
+            "psf_snr: from the fluxes of all fitted stars; snr: spread of the background over noise; formula, keyword: "
+            "see there; none: all alike"
         ),
     ] = "psf_scale_snr"
+    sharpness: Annotated[
+        float, Meta(ge=0, le=4, description="psf_scale_snr: power of the FWHM by which sharper frames count more")
+    ] = 0.5
     formula: Annotated[
         str,
         Meta(description="weight for the method formula: + - * / **, sqrt, log, exp, abs, min, max, rising, falling"),
@@ -91,9 +94,10 @@ def run(
 ) -> tuple[list[tuple[float, ...]], list[int]]:
     """Return the weight of each frame, one value a channel, the best frame of a channel 1, and who has none.
 
-    The default is ``1 / (k sigma)^2``: the inverse variance of a pixel once the frame is scaled to the reference's
-    star flux. It is the weight that gives the average the highest signal-to-noise ratio, and it falls with a bright
-    sky (sigma grows) as with cloud (k grows). What the others are worth: docs/decisions/0301.
+    The default is ``1 / (k sigma)^2 / FWHM^sharpness``. The first factor is the inverse variance of a pixel once the
+    frame is scaled to the reference's star flux: the weight that gives extended objects the highest signal-to-noise
+    ratio; it falls with a bright sky (sigma grows) as with cloud (k grows). For stars the best weight falls with the
+    FWHM as well, nearly as its first power; the root serves both. What the others are worth: docs/decisions/0605.
 
     Parameters
     ----------
@@ -117,8 +121,10 @@ def run(
         raw = [(1.0,) * channels for _ in measurements]
     elif params.method == "psf_scale_snr":
         raw = [
-            tuple(_inverse_square(k * sigma) for k, sigma in zip(n.scale, m.noise, strict=True))
-            for m, n in zip(measurements, normalizations, strict=True)
+            tuple(sharp * _inverse_square(k * sigma) for k, sigma in zip(n.scale, m.noise, strict=True))
+            for m, n, sharp in zip(
+                measurements, normalizations, _sharpness(params.sharpness, measurements), strict=True
+            )
         ]
     elif params.method == "snr":
         raw = [
@@ -143,6 +149,17 @@ def run(
     raw = [(0.0,) * channels if i in set(unknown) else weights for i, weights in enumerate(raw)]
     best = [max(weights[c] for weights in raw) for c in range(channels)]
     return [tuple(w / b if b > 0 else 0.0 for w, b in zip(weights, best, strict=True)) for weights in raw], unknown
+
+
+def _sharpness(power: float, measurements: Sequence[Measurement]) -> list[float]:
+    """Return how much each frame counts for its sharpness, a typical one 1; one without a FWHM is taken for typical."""
+    import statistics
+
+    known = [m.fwhm for m in measurements if math.isfinite(m.fwhm) and m.fwhm > 0]
+    if not known:
+        return [1.0] * len(measurements)
+    middle = statistics.median(known)
+    return [(middle / m.fwhm) ** power if math.isfinite(m.fwhm) and m.fwhm > 0 else 1.0 for m in measurements]
 
 
 def phases_covered(transforms: Sequence[tuple[Any, tuple[int, int]]], period: int) -> float:
@@ -293,7 +310,7 @@ def _inverse_square(value: float) -> float:
 
 WEIGH = Stage(
     name="weigh",
-    version=2,
+    version=3,
     per="integration group",
     title="Weigh the frames",
     run=run,
