@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from wbpy.planner import load_plan
     from wbpy.rules import Rules
     from wbpy.stages.base import Stage
+    from wbpy.star_profiles import StarInspection
 
 __all__ = [
     "Catalog",
@@ -58,6 +59,7 @@ __all__ = [
     "dump_headers",
     "explain",
     "inspect",
+    "inspect_stars",
     "forecast",
     "load_plan",
     "plan",
@@ -489,6 +491,49 @@ def inspect(
         _make_folder(folder)
     threads = settings.params("run")["workers"].value
     return look(catalog, knowledge, range_dn=range, pictures=folder, workers=threads, on_progress=progress)
+
+
+def inspect_stars(
+    paths: Paths,
+    *,
+    at: Sequence[tuple[float, float]] = (),
+    pictures: StrPath | None = None,
+    rules: Paths = (),
+    config: Paths = (),
+    preset: str | None = None,
+    set: str | Sequence[str] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> StarInspection:
+    """Return radial profiles and curves of growth of some stars of frames, without a plan.
+
+    Parameters
+    ----------
+    paths : path or sequence of paths
+        Folders and single files.
+    at : sequence of (float, float), px
+        Show the stars nearest to these points; by default bright ones from all parts of the frame.
+    pictures : path, optional
+        Folder for a picture of the curves of each frame, as PNG.
+    rules, config, preset, set
+        As for :func:`scan`.
+    progress : callable, optional
+        Called with (frames done, frames in all).
+
+    Raises
+    ------
+    ConfigError
+        If a path does not exist or holds no image, or a configuration value is wrong.
+    RuleError
+        If a file of the rules is wrong.
+    """
+    from wbpy.star_profiles import inspect_stars as look
+
+    knowledge, settings = _settings(rules, config, preset, set, _run_options(None, None, ()))
+    catalog = _scan(_existing(paths), knowledge, settings, None, None)
+    folder = None if pictures is None else Path(pictures)
+    if folder is not None:
+        _make_folder(folder)
+    return look(catalog, at=at, pictures=folder, on_progress=progress)
 
 
 def _many(paths: Any) -> tuple[Any, ...]:

@@ -335,6 +335,10 @@ def explain(target: str, out: Path, rules: tuple[Path, ...], **options: Any) -> 
     metavar="LOW HIGH",
     help="Count the pixels from LOW to HIGH DN; 60000 to 65535 if not given.",
 )
+@click.option("--stars", is_flag=True, help="Show radial profiles and curves of growth of some stars instead.")
+@click.option(
+    "--at", nargs=2, type=float, multiple=True, metavar="X Y", help="With --stars: the star nearest to this pixel."
+)
 @_rules
 @click.option("--workers", type=int, metavar="N", help="Threads; 0 is one per core.")
 @_presentation
@@ -343,6 +347,8 @@ def inspect(
     out: Path | None,
     table: Path | None,
     bounds: tuple[float, float],
+    stars: bool,
+    at: tuple[tuple[float, float], ...],
     rules: tuple[Path, ...],
     workers: int | None,
     **options: Any,
@@ -359,20 +365,37 @@ def inspect(
     from wbpy.reporting.terminal import make_console
 
     verbosity = _verbosity(options)
+    if stars or at:
+        from wbpy.reporting.stars_view import show_stars
+
+        with Display(verbosity) as display:
+            seen = wbpy.inspect_stars(paths, at=at, pictures=out, rules=rules, progress=display.reading)
+        _write_table(table, seen.csv)
+        if options["as_json"]:
+            _write_json(seen)
+        else:
+            show_stars(make_console(), seen, verbosity)
+        return CLEAN
     with Display(verbosity) as display:
         inspection = wbpy.inspect(
             paths, range=bounds, pictures=out, rules=rules, workers=workers, progress=display.reading
         )
-    if table is not None:
-        try:
-            table.write_text(inspection.csv(), encoding="utf-8", newline="")
-        except OSError as error:
-            raise ConfigError(f"--csv {table}: the table cannot be written: {error.strerror}") from error
+    _write_table(table, inspection.csv)
     if options["as_json"]:
         _write_json(inspection)
     else:
         show_inspection(make_console(), inspection, verbosity)
     return _code(inspection.findings)
+
+
+def _write_table(path: Path | None, content: Callable[[], str]) -> None:
+    """Write the table of an inspection where that was asked for."""
+    if path is None:
+        return
+    try:
+        path.write_text(content(), encoding="utf-8", newline="")
+    except OSError as error:
+        raise ConfigError(f"--csv {path}: the table cannot be written: {error.strerror}") from error
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -356,7 +356,10 @@ def debayer(quick: bool) -> Case:
     from scipy.ndimage import convolve
 
     from wbpy.kernels import debayer as kernels
+    from wbpy.kernels import guided, vng, xtrans
+    from wbpy.simulate.dng import XTRANS
 
+    cell = np.array(["RGB".index(colour) for colour in XTRANS], np.uint8).reshape(6, 6)
     image = star_field(side(quick) if quick else 1024)[0]
     out = np.empty((3, *image.shape), np.float32)
     cross = np.array([[0, 1, 0], [1, 4, 1], [0, 1, 0]], np.float32) / 4
@@ -369,7 +372,11 @@ def debayer(quick: bool) -> Case:
 
     candidates: dict[str, Callable[[], object]] = {
         "wbpy bilinear": lambda: kernels.bilinear(image, RGGB, out),
+        "wbpy malvar": lambda: kernels.malvar(image, RGGB, out),
         "wbpy rcd": lambda: kernels.rcd(image, RGGB, out),
+        "wbpy vng": lambda: vng.vng(image, RGGB, out),
+        "wbpy guided": lambda: guided.guided(image, RGGB, out),
+        "wbpy X-Trans guided": lambda: xtrans.guided(image, cell, out),
         "scipy bilinear": scipy_bilinear,
     }
     return Case(

@@ -103,7 +103,7 @@ def lens(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_distortion_of_a_lens_is_seen_corrected_and_reported(lens: Path, tmp_path: Path) -> None:
-    found = run(lens, tmp_path)
+    found = run(lens, tmp_path, "integrate.rejection=none")
     finding = one(found, "REG004")
     assert finding is not None and finding.evidence["lights"] == 3
     # Two frames of 20 px in the corners moved by 54 of 300 px against each other, less what a homography takes.
@@ -111,10 +111,10 @@ def test_the_distortion_of_a_lens_is_seen_corrected_and_reported(lens: Path, tmp
     # The bar of the issue is 0.1 px against truth; held-out stars have the errors of their own positions on top.
     assert max(numbers(found, "registration_heldout_rms_px")) < 0.12
     assert one(found, "REG003") is None
-    plain = run(lens, tmp_path / "off", "register.distortion=off")
-    # Stars are drawn out where the lights do not lie on each other, here by half a pixel to one and a half.
+    plain = run(lens, tmp_path / "off", "register.distortion=off", "integrate.rejection=none")
+    # Three of four lights lie 0.4 to 0.7 px (rms) off: sigma^2 grows by some 0.05 px^2 from 1.4, 2 % of the width.
     widths = [edge_width(integration(result)) for result in (found, plain)]
-    assert widths[0] < 0.95 * widths[1]
+    assert widths[0] < 0.993 * widths[1]
 
 
 def edge_width(image: NDArray[np.float64]) -> float:
@@ -138,7 +138,7 @@ def test_distortion_that_is_left_is_reported_with_its_map(lens: Path, tmp_path: 
     assert finding is not None
     assert 2 * float(str(finding.evidence["better_px"])) < float(str(finding.evidence["heldout_px"]))
     assert "register.distortion" in finding.remedy
-    assert "Mean residuals" in Path(found.log).read_text()
+    assert "Median residuals" in Path(found.log).read_text()
 
 
 def test_a_spline_can_be_asked_for(lens: Path, tmp_path: Path) -> None:

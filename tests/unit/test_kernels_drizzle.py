@@ -305,11 +305,13 @@ def test_offsets_of_a_part_of_the_reference_are_found_there():
 
 def test_finish_divides_and_leaves_holes_empty():
     total = np.zeros((6, 7, 2))
-    total[2, 2] = 30.0, 2.0
+    total[2, 2], total[3, 3] = (30.0, 2.0), (10.0, 0.25)
     image, weight = np.empty((2, 3), np.float32), np.empty((2, 3), np.float32)
-    finish(total, 2, 4.0, image, weight)
-    assert image[0, 0] == 15.0 and weight[0, 0] == 8.0
-    assert np.isnan(image.ravel()[1:]).all() and (weight.ravel()[1:] == 0).all()
+    first, end = np.array([0, 1], np.int32), np.array([2, 3], np.int32)
+    # Looked at are the first two pixels of the upper row and the last two of the lower one.
+    assert finish(total, 2, 4.0, 2.0, first, end, image, weight) == (2, 3)
+    np.testing.assert_array_equal(image, [[15.0, np.nan, np.nan], [np.nan, 40.0, np.nan]])
+    np.testing.assert_array_equal(weight, [[8.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 
 
 def test_wrong_arguments_are_refused():

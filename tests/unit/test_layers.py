@@ -48,9 +48,11 @@ ALLOWED: dict[str, set[str]] = {
     "explaining": BASE | {"catalog", "rules", "hints"},
     "comparing": BASE,
     "inspecting": BASE | {"catalog", "rules", "findings", "io", "kernels", "stages"},
+    "star_profiles": BASE | {"catalog", "io", "kernels", "stages"},
     # 5: what is shown depends on values, the event log, and for the pages on declarations.
     "reporting": BASE | {"catalog", "costs", "engine.events"},
     "reporting.inspect_view": BASE | {"reporting", "inspecting"},
+    "reporting.stars_view": BASE | {"reporting", "star_profiles"},
     "reporting.pages": BASE | {"reporting", "config", "rules", "stages"},
     # 6
     "cli": BASE | {"", "config", "reporting"},

@@ -66,7 +66,8 @@ def test_few_stars_and_a_crowd_are_measured(count: int):
     # Five sigma in an aperture of 28 px^2 of sky noise sqrt(180 + 9) e-: 360 e-.
     visible = int((flux > 2 * 5 * math.sqrt(28 * 189)).sum())
     assert m.usable.sum() >= (0.8 * visible if count == 20 else 200)
-    assert m.fwhm == pytest.approx(3.0, rel=0.03)
+    # Pixels widen stars of 3 px to 3.08 px.
+    assert m.fwhm == pytest.approx(3.08, rel=0.03)
 
 
 # --------------------------------------------------------------------------------------------------------------------

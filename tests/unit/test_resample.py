@@ -101,7 +101,9 @@ def test_surfaces_and_displacements_of_joined_pixels_are_those_of_the_whole():
     grid = np.indices((6, 7), dtype=np.float64)
     surface = 5 + 2 * (grid[1] - 1) * step + 3 * (grid[0] - 1) * step
     moves = np.stack([0.01 * grid[1] * step, 0.02 * grid[0] * step], axis=-1)[None]
-    whole = Light(Frame(np.zeros((90, 110), np.float32)), np.eye(3), (1.0,), (0.0,), (1.0,), (surface,), step, moves, step)
+    whole = Light(
+        Frame(np.zeros((90, 110), np.float32)), np.eye(3), (1.0,), (0.0,), (1.0,), (surface,), step, moves, step
+    )
     light = on_joined_pixels(whole, side, (1, 1, 1))
     plane = np.zeros((30, 36), np.float32)
     local_normalization.apply(plane, 1.0, light.surfaces[0], light.surface_step, 0, 0, plane)
@@ -123,3 +125,56 @@ def test_the_side_of_a_tile_follows_memory_within_limits():
     assert tile_side(10**12, 100) == 512
     assert tile_side(10, 100) == 64
     assert tile_side(256 * 256 * 100, 100) == 256
+
+
+def resampled(image: NDArray[np.float32], light: dict[str, object] | None = None, **params: object):
+    out = np.empty((1, HEIGHT, WIDTH), np.float32)
+    base = {"matrix": moved(0.3, 0.2, 0.5)} | (light or {})
+    matrix = base.pop("matrix")
+    resample(
+        IntegrateParams(**params), DebayerParams(), Light(Frame(image), matrix, (), (), (), **base), None, out, 0, 0
+    )
+    return out[0]
+
+
+def field(peak: float = 30000.0) -> NDArray[np.float32]:
+    image = np.random.default_rng(3).normal(500, 10, (HEIGHT, WIDTH)).astype(np.float32)
+    image[40:44, 50:53] = peak
+    return image
+
+
+def test_the_interpolation_asked_for_reaches_the_pixels():
+    image = field()
+    results = {n: resampled(image, interpolation=n) for n in ("lanczos3", "lanczos4", "bicubic", "bilinear", "nearest")}
+    for name, one in results.items():
+        for other, two in results.items():
+            assert name == other or not np.array_equal(one, two, equal_nan=True)
+    np.testing.assert_array_equal(resampled(image), results["lanczos3"])
+    np.testing.assert_array_equal(resampled(image, {"fwhm": 1.3}), results["bicubic"])
+    whole = {"matrix": moved(3, -2)}
+    np.testing.assert_array_equal(resampled(image, whole), resampled(image, whole, interpolation="nearest"))
+    coarse = {"matrix": np.diag([2.0, 2.0, 1.0])}
+    np.testing.assert_array_equal(resampled(image, coarse), resampled(image, coarse, interpolation="area"))
+
+
+def test_saturated_pixels_of_a_light_leave_no_ring():
+    image = field(60000.0)
+    ringing, held = resampled(image, clamping=1e9), resampled(image, {"saturation": 55000.0})
+    assert np.nanmin(ringing) < 0.0
+    # 9900 deviates of 10 DN.
+    assert np.nanmin(held) > 500 - 5 * 10
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_displacement_moves_the_pixels_of_its_channel(channels: int):
+    frame = Frame(np.random.default_rng(4).normal(500, 40, (HEIGHT, WIDTH)).astype(np.float32))
+    cfa = None if channels == 1 else np.array([[0, 1], [1, 2]], np.uint8)
+    shifts = [(2.0, 0.0), (0.0, 0.0), (0.0, -1.0)][:channels]
+    displacement = np.stack([np.full((3, 3, 2), shift) for shift in shifts])
+    plain, displaced = (np.empty((channels, HEIGHT, WIDTH), np.float32) for _ in range(2))
+    resample(IntegrateParams(), DebayerParams(), Light(frame, np.eye(3), (), (), ()), cfa, plain, 0, 0)
+    light = Light(frame, np.eye(3), (), (), (), displacement=displacement, displacement_step=64)
+    resample(IntegrateParams(), DebayerParams(), light, cfa, displaced, 0, 0)
+    inner = np.s_[20:-20, 20:-20]
+    for own, there, (dx, dy) in zip(displaced, plain, shifts, strict=True):
+        np.testing.assert_array_equal(own[inner], np.roll(there, (-int(dy), -int(dx)), (0, 1))[inner])

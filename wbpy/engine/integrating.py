@@ -16,9 +16,10 @@ from wbpy.engine.results import Decisions, Integrated, Treated, cfa_matrix, grid
 from wbpy.engine.store import make_key
 from wbpy.io.preview import write_preview
 from wbpy.model import Frame, Outcome, Product, Step
-from wbpy.stages import debayer, integrate
+from wbpy.stages import debayer, dither, integrate
 from wbpy.stages.debayer import DebayerParams
 from wbpy.stages.integrate import Counts, IntegrateParams, Light
+from wbpy.stages.register import Transform
 
 if TYPE_CHECKING:
     import numpy as np
@@ -162,6 +163,7 @@ def integrate_lights(
         noises = [light.noise[channels // 2] for light in lights]
         found = integrate.quality(params, debayer_params, middle, lights, noises, (height, width), cfa)
         about["quality"] = found.numbers()
+        about["pattern"] = _left_pattern(context, step, middle, side, [decisions.transforms[path] for path in paths])
         for name, path in files.items():
             context.store.put_product(make_key(key, name), path, about if name == main else {})
     _report(context, step, about, paths)
@@ -318,7 +320,9 @@ def _split_name(name: str, channels: int) -> tuple[str, slice]:
 
 def _report(context: Context, step: Step, about: dict[str, Any], paths: Sequence[str]) -> None:
     """Report what was rejected and cut, from a fresh or an earlier integration."""
-    limit = context.rules.findings["INT004"].limits["share"]
+    params = context.params(step, IntegrateParams)
+    shares = [low + high for low, high in zip(about["rejected_low"], about["rejected_high"], strict=True)]
+    limit = integrate.plausible_share(params, shares, context.rules.findings["INT004"].limits)
     for path, low, high in zip(paths, about["rejected_low"], about["rejected_high"], strict=True):
         measured = context.frame_results[path].measurements
         context.frame_result(path, measurements={**measured, "rejected_low": low, "rejected_high": high})
@@ -339,6 +343,7 @@ def _report(context: Context, step: Step, about: dict[str, Any], paths: Sequence
         rejected_high=share[1],
         uncovered=about["uncovered"],
     )
+    _report_pattern(context, step, about, len(paths))
     numbers = about["quality"]
     if numbers["noise_dn"] is not None and numbers["snr_gain"] is not None:
         text = (
@@ -348,6 +353,55 @@ def _report(context: Context, step: Step, about: dict[str, Any], paths: Sequence
         if numbers["fwhm_px"] is not None and numbers["fwhm_best_light_px"] is not None:
             text += f"; FWHM {numbers['fwhm_px']:.2f} px, {numbers['fwhm_best_light_px']:.2f} px in that light"
         context.say(text, step, **numbers)
+
+
+def _left_pattern(
+    context: Context, step: Step, middle: npt.NDArray[np.float32], side: int, transforms: Sequence[Transform]
+) -> dict[str, Any]:
+    """Return how the lights were dithered, and the share of the noise in streaks where they drifted.
+
+    `side` is the number of pixels of a light that make one of the picture.
+    """
+    import numpy as np
+
+    from wbpy.kernels import texture
+
+    if len(transforms) < 2:
+        return {"dither": None}
+    centre = np.array([[(side * size - 1) / 2 for size in middle.shape[::-1]]])
+    series = dither.measure(np.concatenate([transform.invert(centre) for transform in transforms]) / side)
+    limits = [dict(context.rules.findings[id].limits) for id in ("DTH002", "DTH003", "DTH001")]
+    found: dict[str, Any] = {"dither": dither.finding(series, *limits)}
+    if found["dither"] == "DTH002":
+        share, error = texture.streaks(middle, series.direction, series.step, series.drift)
+        if math.isfinite(share):
+            found |= {"share": share, "error": error, "direction": series.direction, "drift": series.drift}
+            context.say(
+                f"{100 * share:.1f} +- {100 * error:.1f} % of the noise variance runs in streaks along the drift",
+                step,
+                share=share,
+                error=error,
+            )
+    return found
+
+
+def _report_pattern(context: Context, step: Step, about: dict[str, Any], lights: int) -> None:
+    """Report what the pattern of the sensor left in an integration."""
+    pattern, quality = about["pattern"], about["quality"]
+    limits = context.rules.findings["INT008"].limits
+    share = pattern.get("share", 0.0)
+    if share > max(limits["share"], limits["errors"] * pattern.get("error", 0.0)):
+        context.find(
+            "INT008",
+            step.id,
+            percent=100 * share,
+            direction_deg=pattern["direction"],
+            drift_px=pattern["drift"],
+        )
+    noise, promised = quality["noise_dn"], quality["noise_predicted_dn"]
+    limit = context.rules.findings["INT009"].limits["ratio"]
+    if pattern["dither"] in ("DTH001", "DTH003") and noise and promised and noise > limit * promised:
+        context.find("INT009", step.id, noise_dn=noise, ratio=noise / promised, lights=lights, promised_dn=promised)
 
 
 def _write_resampled(

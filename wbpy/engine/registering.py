@@ -224,7 +224,7 @@ def _report_optics(context: Context, step: Step, registered: dict[str, Transform
     mean = np.where(known[..., None], table, 0.0).sum(axis=0) / np.maximum(count, 1)[:, None]
     cells = [f"{dx:+.2f} {dy:+.2f}" if n else "-" for (dx, dy), n in zip(mean, count, strict=True)]
     rows = " | ".join(", ".join(cells[3 * j : 3 * j + 3]) for j in range(3))
-    context.say(f"Mean residuals (dx dy) of {len(found)} lights, rows from the top: {rows} px", step)
+    context.say(f"Median residuals (dx dy) of {len(found)} lights, rows from the top: {rows} px", step)
     left = [transform for transform in found if not np.isnan(transform.better_rms)]
     if left:
         context.find(

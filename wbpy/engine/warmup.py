@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from wbpy.engine.context import Context
 from wbpy.engine.results import cfa_matrix
-from wbpy.stages import calibrate, cosmetic, drizzle, integrate, linedefects, masters, measure, normalize
+from wbpy.stages import calibrate, cosmetic, drizzle, integrate, linedefects, masters, measure, normalize, register
 from wbpy.stages.base import Work
 from wbpy.stages.calibrate import CalibrateParams
 from wbpy.stages.cosmetic import CosmeticParams
@@ -23,7 +23,7 @@ from wbpy.stages.linedefects import LineDefectsParams
 from wbpy.stages.masters import MastersParams, Rejection
 from wbpy.stages.measure import MeasureParams
 from wbpy.stages.normalize import NormalizeParams
-from wbpy.stages.register import Transform
+from wbpy.stages.register import RegisterParams, Transform
 
 if TYPE_CHECKING:
     import numpy as np
@@ -121,6 +121,11 @@ def _treat(cfa: npt.NDArray[np.uint8] | None, stages: set[str]) -> None:
     counts = Counts(*(np.zeros(3, np.int64) for _ in range(3)))
     parameters = IntegrateParams(rejection="winsorized")
     changing = [replace(light, fwhm=width, noise=(10.0,) * channels) for width in (2.0, 3.0, 4.0)]
+    # A frame that is turned, and one with a displacement, are resampled by code of their own.
+    changing[0] = replace(changing[0], matrix=np.array([[0.8, -0.6, 40.0], [0.6, 0.8, -20.0], [0, 0, 1]]))
+    changing[1] = replace(changing[1], displacement=np.full((1, 2, 2, 2), 0.1), displacement_step=SIDE)
+    if cfa is not None:
+        register.correct_colour(RegisterParams(), here, measured[0], _Frame(treated, False), cfa, (SIDE, SIDE))
     for _ in integrate.run(parameters, DebayerParams(), work, changing, (SIDE, SIDE), cfa, counts):
         pass
     if "drizzle" in stages:

@@ -1,4 +1,4 @@
-"""Pictures to look through many frames at once: a contact sheet of stretched thumbnails, and histograms."""
+"""Pictures to look through many frames at once: a contact sheet of stretched thumbnails, histograms, curves."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ THUMB = 240
 _MARGIN = 8
 _LINE = 14
 _PLOT = (1200, 480)
+_CURVES = ((90, 140, 255), (235, 160, 60), (90, 200, 90), (235, 80, 70), (190, 120, 235), (230, 230, 230))
 _COLOURS = {"all": (230, 230, 230), "R": (235, 80, 70), "G": (90, 200, 90), "G2": (150, 220, 120), "B": (90, 140, 255)}
 
 
@@ -114,6 +115,51 @@ def write_histogram(
                 draw.line([(float(a), float(b)) for a, b in zip(x, y, strict=True)], fill=colour)
         draw.text((left, bottom + 4), f"{low + first} DN", fill=(180, 180, 180))
         text = f"{high - 1 + first} DN"
+        draw.text((right - draw.textlength(text), bottom + 4), text, fill=(180, 180, 180))
+    _save(path, picture)
+
+
+def write_curves(
+    path: str | os.PathLike[str],
+    title: str,
+    panels: Sequence[tuple[str, Sequence[tuple[Sequence[float], Sequence[float]]]]],
+    unit: str,
+) -> None:
+    """Write curves in panels side by side as PNG, x from 0, y from 0 to 1, atomically.
+
+    Parameters
+    ----------
+    path : path-like
+        Final name.
+    title : str
+    panels : sequence of (str, sequence of (x, y))
+        Caption and curves, at least one curve of two points; values of y beyond 0 and 1 are cut.
+    unit : str
+        Of x.
+    """
+    from PIL import Image, ImageDraw
+
+    width, height = _PLOT
+    picture = Image.new("RGB", (width, height), (24, 24, 24))
+    draw = ImageDraw.Draw(picture)
+    draw.text((_MARGIN, 2), _plain(title), fill=(220, 220, 220))
+    wide = width // len(panels)
+    for number, (caption, curves) in enumerate(panels):
+        left, right = number * wide + _MARGIN, (number + 1) * wide - 2 * _MARGIN
+        top, bottom = 3 * _LINE, height - 2 * _LINE
+        most = max(max(x) for x, _ in curves)
+        draw.text((left, _LINE + 4), _plain(caption), fill=(180, 180, 180))
+        for level in (0.0, 0.5, 1.0):
+            at = bottom - level * (bottom - top)
+            draw.line([(left, at), (right, at)], fill=(60, 60, 60))
+        for index, (x, y) in enumerate(curves):
+            points = [
+                (left + a / most * (right - left), bottom - min(max(b, 0.0), 1.0) * (bottom - top))
+                for a, b in zip(x, y, strict=True)
+            ]
+            draw.line(points, fill=_CURVES[index % len(_CURVES)], width=2)
+        draw.text((left, bottom + 4), "0", fill=(180, 180, 180))
+        text = f"{most:g} {unit}"
         draw.text((right - draw.textlength(text), bottom + 4), text, fill=(180, 180, 180))
     _save(path, picture)
 

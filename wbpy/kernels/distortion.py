@@ -213,10 +213,12 @@ class Refined:
     """"none", "polynomial 3" or the like, "spline"."""
     pairs: NDArray[np.int64]
     """(k, 2): indices of the stars in the two lists."""
+    near: NDArray[np.int64]
+    """(m, 2): indices of all stars within the tolerance, those that do not fit the rest included."""
     residuals: Points
-    """(k, 2): measured minus predicted position, frame px."""
+    """(m, 2): measured minus predicted position of these, frame px."""
     rms: float
-    """Of the residuals, weighted by the inverse squares of the position errors, px."""
+    """Distance of the pairs, weighted by the inverse squares of the position errors, px."""
     heldout_rms: float
     """The same of stars predicted without their own help; NaN with fewer than ten pairs."""
     better_rms: float = float("nan")
@@ -267,16 +269,16 @@ def refine(
     """
     stars = _Stars(ours, theirs, our_sigma, their_sigma, models[-1])
     stars = replace(stars, model=_supported(stars, models, pairs))
-    found = _finished(stars, _PLANE, pairs, matrix)
+    found = _finished(stars, _PLANE, pairs, matrix, tolerance)
     if len(pairs) < _STARS_PER_TERM * _terms(2):
         return found
     collected = _collected(stars, matrix, pairs, tolerance)
     form = _form(stars, collected, "auto" if choice == "off" else choice)
     if form is _PLANE and choice != "off":
-        return _finished(stars, form, collected, matrix)
+        return _finished(stars, form, collected, matrix, tolerance)
     if form is _PLANE:
         return found
-    bent = _finished(stars, form, collected, matrix)
+    bent = _finished(stars, form, collected, matrix, tolerance)
     return replace(found, better_rms=bent.heldout_rms) if choice == "off" else bent
 
 
@@ -504,19 +506,21 @@ def _simplest(stars: _Stars, forms: Sequence[_Form], pairs: NDArray[np.int64]) -
     return best
 
 
-def _finished(stars: _Stars, form: _Form, pairs: NDArray[np.int64], matrix: Matrix) -> Refined:
+def _finished(stars: _Stars, form: _Form, pairs: NDArray[np.int64], matrix: Matrix, tolerance: float) -> Refined:
     """Return the fit of a form to the pairs that agree."""
     surface: Surface | None = None
     if len(pairs) >= max(6, 2 * transforms.MINIMUM_POINTS[stars.model]):
         pairs = pairs[_inliers(stars, form, pairs)]
         matrix, surface = _fitted(stars, form, pairs)
-    away = stars.theirs[pairs[:, 1]] - _predicted(matrix, surface, stars.ours[pairs[:, 0]])
     sigma = stars.sigma(pairs)
-    score = np.hypot(away[:, 0], away[:, 1]) / sigma
+    score = _scores(stars, matrix, surface, pairs)
     heldout = float("nan")
     if len(pairs) >= max(FEWEST_HELD_OUT, 2 * _terms(form.order)):
         heldout = _weighted_rms(_left_out(stars, form, pairs), sigma)
-    return Refined(matrix, stars.model, surface, form.name, pairs, away, _weighted_rms(score, sigma), heldout)
+    predicted = _predicted(matrix, surface, stars.ours)
+    near = mutual(predicted, stars.theirs, cKDTree(stars.theirs), tolerance)
+    away = stars.theirs[near[:, 1]] - predicted[near[:, 0]]
+    return Refined(matrix, stars.model, surface, form.name, pairs, near, away, _weighted_rms(score, sigma), heldout)
 
 
 def _weighted_rms(score: NDArray[np.float64], sigma: NDArray[np.float64]) -> float:

@@ -539,8 +539,17 @@ def _separable_cells(
 
 
 @exact
-def finish(total: Float64, border: int, norm: float, image: Float32, weight: Float32) -> None:
-    """Fill the mean of one plane of a tile and its weight from the sums of `deposit`.
+def finish(
+    total: Float64,
+    border: int,
+    norm: float,
+    little: float,
+    first: NDArray[np.int32],
+    end: NDArray[np.int32],
+    image: Float32,
+    weight: Float32,
+) -> tuple[int, int]:
+    """Fill the mean of one plane of a tile and its weight from the sums of `deposit`; return its holes and thin places.
 
     Parameters
     ----------
@@ -548,14 +557,28 @@ def finish(total: Float64, border: int, norm: float, image: Float32, weight: Flo
     border : int
     norm : float
         Multiplies the weights.
+    little : float
+        Weight, multiplied, below which a pixel is thinly covered.
+    first, end : (h,) int32 ndarray
+        Columns ``first <= x < end`` of each row that are looked at for holes and thin places.
     image : (h, w) float32 ndarray, DN
         Filled; NaN where nothing fell.
     weight : (h, w) float32 ndarray
         Filled.
+
+    Returns
+    -------
+    holes, thin : int
+        Pixels into which nothing fell, and those with less than `little`, holes included.
     """
     h, w = image.shape
+    holes = thin = 0
     for y in range(h):
         for x in range(w):
             below = total[y + border, x + border, 1]
             image[y, x] = total[y + border, x + border, 0] / below if below > 0.0 else np.nan
             weight[y, x] = below * norm
+        for x in range(first[y], end[y]):
+            holes += weight[y, x] == 0.0
+            thin += weight[y, x] < little
+    return holes, thin

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wbpy.kernels.jit import exact
-from wbpy.kernels.stars import CENTRE_NODE, PIXEL_NODES
+from wbpy.kernels.stars import CENTRE_NODE, PIXEL_NODES, neighbours
 
 Image = NDArray[np.float32]
 Vector = NDArray[np.float64]
@@ -36,6 +36,9 @@ def _hybrid(
     image: Image,
     x: Vector,
     y: Vector,
+    first: NDArray[np.int64],
+    other_x: Vector,
+    other_y: Vector,
     background: Vector,
     peak: Vector,
     spread: Vector,
@@ -68,6 +71,12 @@ def _hybrid(
                 v = (j - y[s]) * c - (i - x[s]) * d
                 if (u / a) ** 2 + (v / b) ** 2 > 1.0:
                     continue
+                taken = False
+                for k in range(first[s], first[s + 1]):
+                    away = (i - other_x[k]) ** 2 + (j - other_y[k]) ** 2
+                    taken = taken or away < (i - x[s]) ** 2 + (j - y[s]) ** 2
+                if taken:
+                    continue
                 value = image[j, i] - background[s]
                 if not image[j, i] < saturation:
                     whole = False
@@ -95,13 +104,14 @@ def hybrid_flux(
     fits: Any,
     saturation: float = math.inf,
     beta: float = 4.0,
+    others: NDArray[Any] | None = None,
 ) -> tuple[Vector, Vector]:
     """Return the flux of fitted stars, from the pixels inside and the profile outside of an ellipse.
 
     The pixels, less the background of the fit, are summed over the ellipse at a tenth of the maximum widened by 1 px,
     and divided by the share of the profile that falls on the same pixels. The sum does not depend on how well the
-    core follows the model, and the division does without a wide aperture and its noise. Pixels outside of the core
-    that a neighbour raises are left out of both.
+    core follows the model, and the division does without a wide aperture and its noise. Pixels nearer to another star,
+    and those outside of the core that something else raises, are left out of both.
 
     Parameters
     ----------
@@ -112,6 +122,8 @@ def hybrid_flux(
         Pixels from this value on make the flux unknown.
     beta : float
         Exponent of the Moffat profile; infinity for a Gaussian.
+    others : (m, 2) array, optional, px
+        Places (x, y) of all stars of the image.
 
     Returns
     -------
@@ -128,6 +140,7 @@ def hybrid_flux(
         np.ascontiguousarray(image, dtype=np.float32),
         x,
         y,
+        *neighbours(x, y, others, float(2.0 * _RADIUS * np.nanmax(major, initial=0.0) + 2.0 * _RIM)),
         background,
         amplitude,
         residual,

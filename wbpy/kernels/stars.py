@@ -253,7 +253,7 @@ def fit_stars(
     table = _profile_table(power)
     fits = _no_fits(len(px))
     half, fwhm = _window(pixels, px, py, level, power, table, half_size)
-    rivals = _neighbours(px, py, others, 2.0 * half)
+    rivals = neighbours(px, py, others, 2.0 * half)
     _fit_all(pixels, px, py, *rivals, level, power, table, half, fwhm, fits)
     return fits.view(np.recarray)
 
@@ -293,7 +293,7 @@ def typical_beta(
     pixels = np.ascontiguousarray(image, dtype=np.float32)
     level = np.float32(saturation)
     half, fwhm = _window(pixels, px, py, level, 4.0, _profile_table(4.0), None)
-    rivals = _neighbours(px, py, others, 2.0 * half)
+    rivals = neighbours(px, py, others, 2.0 * half)
     costs: dict[float, Vector] = {}
 
     def add(inverse: float) -> None:
@@ -335,7 +335,7 @@ def _lowest(costs: dict[float, Vector], stars: NDArray[np.bool_]) -> tuple[float
     return best, float(np.sqrt(((slope + 2.0 * curve * (best - at[k])) ** 2).sum()) / (2.0 * bend))
 
 
-def _neighbours(
+def neighbours(
     x: Vector, y: Vector, others: NDArray[Any] | None, reach: float
 ) -> tuple[NDArray[np.int64], Vector, Vector]:
     """Return where the neighbours of each star begin in the two arrays of their x and y, and these."""
@@ -370,7 +370,7 @@ def _window(
     sample = np.unique(np.linspace(0, len(x) - 1, min(len(x), _FIRST_STARS)).astype(np.int64))
     for _ in range(2):
         trial = _no_fits(len(sample))
-        rivals = _neighbours(x[sample], y[sample], None, 0.0)
+        rivals = neighbours(x[sample], y[sample], None, 0.0)
         _fit_all(image, x[sample], y[sample], *rivals, saturation, beta, table, half, fwhm, trial)
         good = trial["ok"]
         if not good.any():
@@ -1096,7 +1096,10 @@ def _fit_all(
     fwhm: float,
     fits: Any,
 ) -> None:
-    """Fill `fits`; `first`, `other_x` and `other_y` are those of `_neighbours`, `beta` 0 is the Gaussian, `table` that of `_profile_table`, `fwhm` the first guess of the width."""
+    """Fill `fits`; `first`, `other_x` and `other_y` are those of `neighbours`.
+
+    `beta` 0 is the Gaussian, `table` that of `_profile_table`, `fwhm` the first guess of the width.
+    """
     h, w = image.shape
     largest = (2 * half + 1) ** 2
     dx = np.empty(largest)

@@ -217,7 +217,7 @@ def run(
 
 COSMETIC = Stage(
     name="cosmetic",
-    version=2,
+    version=3,
     per="light",
     title="Replace hot and cold pixels",
     run=run,

@@ -240,16 +240,14 @@ def _tile(
         _add(params, number, light, drop, shape, pattern, refused, total, border, box)
     image, weight = (np.empty((channels, h, w), np.float32) for _ in range(2))
     found = no_coverage(channels)
-    inside = _inside(common, params.scale, box)
-    found.common[:] = np.count_nonzero(inside)
+    first, end = _inside(common, params.scale, box)
+    found.common[:] = np.sum(end - first)
     for c in range(channels):
         # Even coverage gives the sum of the weights: a frame has one pixel of the colour in 1 / share of its own.
         share = np.count_nonzero(pattern == c) / pattern.size
-        drizzle.finish(total[c], border, params.scale**2 / share if share else 0.0, image[c], weight[c])
-        covered = weight[c][inside]
-        even = sum(light.weight[c] for light in lights)
-        found.holes[c] = np.count_nonzero(covered == 0)
-        found.thin[c] = np.count_nonzero(covered < THIN * even)
+        norm = params.scale**2 / share if share else 0.0
+        little = THIN * sum(light.weight[c] for light in lights)
+        found.holes[c], found.thin[c] = drizzle.finish(total[c], border, norm, little, first, end, image[c], weight[c])
     return _Tile(image, weight, found)
 
 
@@ -332,13 +330,15 @@ def _add(
 
 def _inside(
     common: tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]], scale: int, box: tuple[int, int, int, int]
-) -> npt.NDArray[np.bool_]:
-    """Return which pixels (h, w) of a tile of the output all lights cover."""
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """Return the first column of each row of a tile that all lights cover, and the first behind them."""
     import numpy as np
 
     y0, x0, y1, x1 = box
-    rows, columns = np.arange(y0, y1) // scale, np.arange(x0, x1) // scale
-    return np.asarray((columns >= common[0][rows, None]) & (columns <= common[1][rows, None]))
+    rows = np.arange(y0, y1) // scale
+    first = np.clip(common[0][rows] * scale - x0, 0, x1 - x0)
+    end = np.clip((common[1][rows] + 1) * scale - x0, first, x1 - x0)
+    return first.astype(np.int32), end.astype(np.int32)
 
 
 DRIZZLE = Stage(

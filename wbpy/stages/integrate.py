@@ -7,7 +7,7 @@ and normalized; then outliers are rejected and the rest is averaged. No register
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -516,6 +516,26 @@ def on_joined_pixels(light: Light, side: int, counts: Sequence[int]) -> Light:
     )
 
 
+def plausible_share(params: RejectionParams, shares: Sequence[float], limits: Mapping[str, float]) -> float:
+    """Return the share of its samples up to which a light may lose without being different from the others.
+
+    Parameters
+    ----------
+    params : RejectionParams
+        The rejection, resolved.
+    shares : sequence of float
+        Of the samples of each light, rejected; at least one.
+    limits : mapping of str to float
+        Those of INT004: what any light may lose, how often as much as the middle one of the group, and at the outside.
+    """
+    import statistics
+
+    # Min/max takes its samples whatever they are.
+    always = min(1.0, (params.low + params.high) / len(shares)) if params.rejection == "minmax" else 0.0
+    usual = max(0.0, statistics.median(shares) - always)
+    return always + max(limits["share"], min(limits["times"] * usual, limits["most"]))
+
+
 @dataclass(frozen=True)
 class Quality:
     """Noise and sharpness of an integration beside those of its best light, measured the same way.
@@ -673,6 +693,6 @@ INTEGRATE = Stage(
         Output("rejection_low", "rejection_map", "1"),
         Output("rejection_high", "rejection_map", "1"),
     ),
-    findings=("INT001", "INT002", "INT003", "INT004", "INT005", "INT006", "INT007"),
+    findings=("INT001", "INT002", "INT003", "INT004", "INT005", "INT006", "INT007", "INT008", "INT009"),
     memory=lambda height, width: 64_000_000,
 )

@@ -161,7 +161,7 @@ def run(params: MeasureParams, image: FloatArray, cfa: npt.NDArray[np.uint8] | N
     """
     import numpy as np
 
-    from wbpy.kernels import debayer, psf_signal, stars, statistics, xtrans
+    from wbpy.kernels import psf_signal, stars, statistics
 
     background, noise, dispersion = [], [], []
     for values, planes in zip(statistics.sampled(image, cfa), _planes(image, cfa), strict=True):
@@ -172,11 +172,7 @@ def run(params: MeasureParams, image: FloatArray, cfa: npt.NDArray[np.uint8] | N
         patches = 16 if cfa is None else max(1, 32 // cfa.size)
         sigmas = [statistics.noise_mrs(plane, patches)[0] for plane in planes]
         noise.append(float(np.sqrt(np.mean(np.square(sigmas)))))
-    if cfa is None:
-        plane = image
-    else:
-        plane = np.empty_like(image)
-        (debayer.green if len(cfa) == 2 else xtrans.green)(image, cfa, plane)
+    plane = star_plane(image, cfa)
     sigma = noise[len(noise) // 2]
     if not (sigma > 0 and np.isfinite(sigma)):
         empty = np.empty(0)
@@ -211,7 +207,7 @@ def run(params: MeasureParams, image: FloatArray, cfa: npt.NDArray[np.uint8] | N
     at = np.column_stack([fitted.x, fitted.y])
     width = np.sqrt(fitted.fwhm_major * fitted.fwhm_minor)
     seen = shape_field(fitted, sigma, plane.shape)
-    hybrid, area = psf_signal.hybrid_flux(plane, fitted, params.saturation, beta)
+    hybrid, area = psf_signal.hybrid_flux(plane, fitted, params.saturation, beta, everyone)
     total, brightness = psf_signal.total_fluxes(hybrid, area)
     fwhm = float(np.median(width)) if width.size else math.nan
     radius = aperture_radius(fwhm)
@@ -251,6 +247,19 @@ def run(params: MeasureParams, image: FloatArray, cfa: npt.NDArray[np.uint8] | N
         noise=tuple(noise),
         dispersion=tuple(dispersion),
     )
+
+
+def star_plane(image: FloatArray, cfa: npt.NDArray[np.uint8] | None) -> FloatArray:
+    """Return the plane on which stars are measured: the frame itself, or an interpolated green one of a mosaic."""
+    import numpy as np
+
+    from wbpy.kernels import debayer, xtrans
+
+    if cfa is None:
+        return image
+    plane = np.empty_like(image)
+    (debayer.green if len(cfa) == 2 else xtrans.green)(image, cfa, plane)
+    return plane
 
 
 def isolated(

@@ -74,7 +74,8 @@ class Transform:
     better_rms: float = math.nan
     """What `heldout_rms` would be with a distortion that left-out stars ask for but is switched off; else NaN."""
     residual_map: tuple[tuple[float, float], ...] = ((math.nan, math.nan),) * 9
-    """Mean residual (dx, dy) of the stars in three rows of three cells of the frame, px; NaN with fewer than three."""
+    """Median residual (dx, dy) of the stars in three rows of three cells of the reference, px; of all stars within the
+    tolerance, those that were left out of the fit included; NaN with fewer than three."""
     colour_shift: tuple[float, ...] = ()
     """Largest distance of red and of blue from green within the frame, px; empty where it was not corrected."""
 
@@ -168,21 +169,21 @@ def run(
         heldout_rms=refined.heldout_rms,
         distortion=refined.kind,
         better_rms=refined.better_rms,
-        residual_map=_residual_map(here[refined.pairs[:, 0]], refined.residuals, shape),
+        residual_map=_residual_map(here[refined.near[:, 0]], refined.residuals, shape),
     )
 
 
 def _residual_map(
     at: npt.NDArray[np.float64], residuals: npt.NDArray[np.float64], shape: tuple[int, int]
 ) -> tuple[tuple[float, float], ...]:
-    """Return the mean residual in three rows of three cells of the reference; see `Transform.residual_map`."""
+    """Return the median residual in three rows of three cells of the reference; see `Transform.residual_map`."""
     import numpy as np
 
     column = np.clip((3 * (at[:, 0] + 0.5) / max(shape[1], 1)).astype(int), 0, 2)
     row = np.clip((3 * (at[:, 1] + 0.5) / max(shape[0], 1)).astype(int), 0, 2)
     cells = [residuals[(row == j) & (column == i)] for j in range(3) for i in range(3)]
-    means = [cell.mean(axis=0) if len(cell) >= 3 else (math.nan, math.nan) for cell in cells]
-    return tuple((float(dx), float(dy)) for dx, dy in means)
+    middles = [np.median(cell, axis=0) if len(cell) >= 3 else (math.nan, math.nan) for cell in cells]
+    return tuple((float(dx), float(dy)) for dx, dy in middles)
 
 
 def correct_colour(
