@@ -4,8 +4,8 @@
 
 Without frames: simulated fields whose stars are known, then a very large one (unless --quick) with 100,000 stars. Found
 are true stars within 1.5 px of a detection; false are detections farther than 2 px from every star. CPU seconds are
-those of this process, for Siril of its own, start-up, loading and resampling included. Widths: median over the stars that a
-program calls good; the truth is that of the profile as pixels see it.
+those of this process, for Siril of its own, start-up, loading and resampling included. Widths: median over the stars
+that a program calls good; the truth is that of the profile as pixels see it.
 """
 
 from __future__ import annotations

@@ -160,6 +160,9 @@ def test_a_mosaic_holds_all_lights_and_no_more(solved: Callable[..., Night]):
     # Transforms are good to a tenth of a pixel, so that a corner near a whole number may ask for one pixel more.
     assert abs(width - size[0]) <= 1 and abs(height - size[1]) <= 1
     assert width > 285
+    rows, columns = rectangle_of(night.product("integration_autocrop"))
+    kept = (rows.stop - rows.start) * (columns.stop - columns.start)
+    assert kept < 0.7 * height * width and "CRP002" not in night.finding_ids(), "outside of it few lights reach anyway"
     assert_on_the_sky(night.product("integration"), night.truth)
 
 

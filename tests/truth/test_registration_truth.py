@@ -1,7 +1,7 @@
 """Registration against simulated skies whose geometry is known.
 
 ``WBPY_TRUTH_PAIRS=10000`` in the environment tries as many pairs of unrelated fields and a tenth as many of related
-ones; without it 150 and 40 are tried.
+ones; without it 80 and 40 are tried.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from wbpy.kernels import distortion, patterns, transforms
 from wbpy.kernels.distortion import Refined
 from wbpy.kernels.patterns import Alignment, Mismatch
 
-PAIRS = int(os.environ.get("WBPY_TRUTH_PAIRS", "150"))
+PAIRS = int(os.environ.get("WBPY_TRUTH_PAIRS", "80"))
 RELATED = max(40, PAIRS // 10)
 WIDTH, HEIGHT = 3000.0, 2000.0
 CENTRE = np.array([(WIDTH - 1) / 2, (HEIGHT - 1) / 2])
@@ -164,9 +164,9 @@ def test_transforms_without_distortion_are_right_to_a_twentieth_of_a_pixel(stars
         assert refined.heldout_rms == pytest.approx(NOISE * 2, rel=0.3)
 
 
-@pytest.mark.parametrize(("amount", "stars"), [(5.0, 120), (5.0, 400), (5.0, 3000), (40.0, 600)])
+@pytest.mark.parametrize(("amount", "stars"), [(5.0, 120), (5.0, 400), (5.0, 2000), (40.0, 600)])
 def test_third_order_distortion_is_corrected_to_a_tenth_of_a_pixel(amount: float, stars: int) -> None:
-    for seed in range(4):
+    for seed in range(3):
         field = Field(seed, stars, angle=10.0 * seed, amount=amount)
         found = patterns.match_stars(field.ours, field.theirs)
         assert isinstance(found, Alignment)
@@ -181,8 +181,8 @@ def test_third_order_distortion_is_corrected_to_a_tenth_of_a_pixel(amount: float
 
 
 def test_a_mosaic_of_distorted_frames_is_right_in_its_overlap() -> None:
-    for seed in range(3):
-        field = Field(seed, 2500, shift=(0.55 * WIDTH, 0.1 * HEIGHT), amount=5.0)
+    for seed in range(2):
+        field = Field(seed, 1500, shift=(0.55 * WIDTH, 0.1 * HEIGHT), amount=5.0)
         found = patterns.match_stars(field.ours, field.theirs)
         assert isinstance(found, Alignment)
         refined = field.refine(found)

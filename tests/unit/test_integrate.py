@@ -186,3 +186,42 @@ def test_quality_compares_with_the_best_light_on_the_same_pixels():
     assert found.predicted_noise == pytest.approx(2.29 * found.best_noise / 5, rel=0.01)
     assert found.noise == pytest.approx(2.29, rel=0.06)
     assert found.numbers()["fwhm_px"] is None, "there are no stars"
+
+
+SHARES = {"share": 0.10, "times": 2.0, "most": 0.40}
+
+
+@pytest.mark.parametrize(
+    ("rejection", "shares", "odd"),
+    [
+        # Winsorized takes 1 % of alike frames; one lost a tenth and more.
+        ("winsorized", [0.01, 0.012, 0.011, 0.011, 0.011, 0.11], [5]),
+        ("winsorized", [0.01, 0.012, 0.011, 0.011, 0.011, 0.09], []),
+        # Percentile at a dark sky takes much of all of them, and of a light with a gradient still more.
+        ("percentile", [0.14, 0.15, 0.13, 0.16, 0.15], []),
+        ("percentile", [0.14, 0.15, 0.13, 0.31, 0.15], [3]),
+        # Two of six are taken whatever they are.
+        ("minmax", [0.33, 0.34, 0.33, 0.32, 0.34, 0.34], []),
+        ("minmax", [0.31, 0.32, 0.31, 0.3, 0.32, 0.44], [5]),
+        # When most of all is lost none of the lights can be the measure.
+        ("winsorized", [0.3, 0.3, 0.35, 0.3, 0.5], [4]),
+    ],
+)
+def test_a_light_that_loses_more_than_its_like_is_odd(rejection: str, shares: list[float], odd: list[int]):
+    params = IntegrateParams(rejection=rejection, low=1.0, high=1.0)
+    limit = integrate.plausible_share(params, shares, SHARES)
+    assert [number for number, share in enumerate(shares) if share > limit] == odd
+
+
+def test_the_limits_of_odd_lights_are_those_of_the_rules():
+    from wbpy.rules import load_rules
+
+    assert load_rules().findings["INT004"].limits == SHARES
+
+
+def test_present_samples_are_counted_within_a_rectangle():
+    plane = np.random.default_rng(6).normal(size=(9, 13)).astype(np.float32)
+    plane[2, 3], plane[0, 0], plane[8, 12] = np.nan, np.inf, -np.inf
+    assert rejection.present(plane, 0, 9, 0, 13) == 9 * 13 - 3
+    assert rejection.present(plane, 1, 8, 2, 5) == 7 * 3 - 1
+    assert rejection.present(plane, 4, 4, 0, 13) == 0

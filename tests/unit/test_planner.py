@@ -57,6 +57,7 @@ def test_each_light_group_passes_through_all_stages():
         "normalize/integration-M42-Ha-300s",
         "weigh/integration-M42-Ha-300s",
         "integrate/integration-M42-Ha-300s",
+        "photometry/integration-M42-Ha-300s",
         "crop/registration-M42",
     ]
     assert step(plan, "masters/flat-Ha-2026-01-05").inputs == {

@@ -103,3 +103,17 @@ def test_a_product_counts_only_while_it_stands_as_written(store: Store, tmp_path
     assert store.product("k", product) is None
     product.unlink()
     assert store.product("k", product) is None
+
+
+def test_images_stay_mapped_within_the_allowance(tmp_path: Path) -> None:
+    image = np.random.default_rng(2).normal(size=(40, 50)).astype(np.float32)
+    # Room for one of the two.
+    store = Store(tmp_path / ".store", mapped=image.nbytes + 100)
+    first, second = store.put_image("a", image), store.put_image("b", image + 1)
+    maps = store.maps
+    assert maps.array(first.path) is maps.array(first.path)
+    assert maps.array(second.path) is not maps.array(second.path)
+    for stored, expected in ((first, image), (second, image + 1)):
+        part = stored.read(5, 9, 1, 50)
+        assert part.flags.c_contiguous and part.flags.writeable
+        np.testing.assert_array_equal(part, expected[5:9, 1:50])

@@ -16,7 +16,7 @@ from wbpy.kernels.statistics import median_mad, sampled
 _NEAR = 2
 """Pixels of its colour within this many columns and rows are compared with a pixel."""
 _FARTHEST = 16
-_SHARPEST = 0.125
+_SHARPEST = 0.8
 """Least light beside the peak of a star, as a share of the peak: a star of 1.5 px FWHM leaves 0.29 in the second
 brightest of the eight pixels around it, and half of that where the filters beside it pass its colour worse."""
 
@@ -90,9 +90,9 @@ def detect_outliers(
     """
     if not (hot_sigma > 0 or cold_sigma > 0):
         return np.empty(0, np.int64)
-    # A million pixels tell the noise; the median of many is that of their sky.
+    # A hundred thousand pixels tell the noise to half a per cent; the median of many is that of their sky.
     sigma = np.zeros(3, np.float32)
-    stride = max(1, int((image.size / 1e6) ** 0.5))
+    stride = max(1, int((image.size / 1e5) ** 0.5))
     rest = _differences(image, cfa, stride)
     for colour, values in enumerate(rest):
         if values.size:
@@ -145,48 +145,75 @@ def _outliers(
     """Return the outliers; see `detect_outliers`."""
     h, w = image.shape
     p = len(cfa)
+    steps, numbers = _same_colour(cfa)
     out = np.empty(image.size, np.int64)
     count = 0
     for y in range(1, h - 1):
+        row, places, many = cfa[y % p], steps[y % p], numbers[y % p]
+        place = 0
         for x in range(1, w - 1):
             v = image[y, x]
-            colour = cfa[y % p, x % p]
-            unit = sigma[colour]
+            place = place + 1 if place + 1 < p else 0
+            unit = sigma[row[place]]
             if v != v or not unit > 0:
                 continue
-            high1 = high2 = np.float32(-np.inf)
-            low1 = low2 = np.float32(np.inf)
-            for j in range(max(0, y - _NEAR), min(h, y + _NEAR + 1)):
-                for i in range(max(0, x - _NEAR), min(w, x + _NEAR + 1)):
-                    if cfa[j % p, i % p] != colour or (j == y and i == x):
-                        continue
-                    u = image[j, i]
-                    if u > high1:
-                        high1, high2 = u, high1
-                    elif u > high2:
-                        high2 = u
-                    if u < low1:
-                        low1, low2 = u, low1
-                    elif u < low2:
-                        low2 = u
-            if cold_sigma > 0 and v < low2 - cold_sigma * unit and low2 < np.inf:
+            hot_above = v - np.float32(hot_sigma) * unit
+            cold_below = v + np.float32(cold_sigma) * unit
+            # Two neighbours that are about as high and two about as low, which most pixels find at once: no defect.
+            higher = 2 if not hot_sigma > 0 else 0
+            lower = 2 if not cold_sigma > 0 else 0
+            known = 0
+            for t in range(many[place]):
+                j, i = y + places[place, t, 0], x + places[place, t, 1]
+                if j < 0 or j >= h or i < 0 or i >= w:
+                    continue
+                u = image[j, i]
+                known += u == u
+                higher += u >= hot_above
+                lower += u <= cold_below
+                if higher > 1 and lower > 1:
+                    break
+            if known < 2 or (higher > 1 and lower > 1):
+                continue
+            if lower < 2 or _is_sharp(image, cfa, level, y, x):
                 out[count] = y * w + x
                 count += 1
-            elif hot_sigma > 0 and v > high2 + hot_sigma * unit and high2 > -np.inf:
-                first = second = np.float32(-np.inf)
-                for j in range(y - 1, y + 2):
-                    for i in range(x - 1, x + 2):
-                        u = image[j, i] - level[cfa[j % p, i % p]]
-                        if j == y and i == x:
-                            continue
-                        if u > first:
-                            first, second = u, first
-                        elif u > second:
-                            second = u
-                if second < _SHARPEST * (v - level[colour]):
-                    out[count] = y * w + x
-                    count += 1
     return out[:count].copy()
+
+
+@exact
+def _same_colour(cfa: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return steps (p, p, k, 2) as (dy, dx) to the pixels of a place's colour, nearer ones first, and their number."""
+    p = len(cfa)
+    steps = np.zeros((p, p, (2 * _NEAR + 1) ** 2, 2), np.int64)
+    numbers = np.zeros((p, p), np.int64)
+    for y in range(p):
+        for x in range(p):
+            for reach in range(1, _NEAR + 1):
+                for j in range(-reach, reach + 1):
+                    for i in range(-reach, reach + 1):
+                        if max(abs(j), abs(i)) == reach and cfa[(y + j) % p, (x + i) % p] == cfa[y, x]:
+                            n = numbers[y, x]
+                            steps[y, x, n, 0], steps[y, x, n, 1] = j, i
+                            numbers[y, x] = n + 1
+    return steps, numbers
+
+
+@exact
+def _is_sharp(image: NDArray[np.float32], cfa: NDArray[np.uint8], level: NDArray[np.float32], y: int, x: int) -> bool:
+    """Return whether a pixel has less light beside it than the sharpest star."""
+    p = len(cfa)
+    first = second = np.float32(-np.inf)
+    for j in range(y - 1, y + 2):
+        for i in range(x - 1, x + 2):
+            if j == y and i == x:
+                continue
+            u = image[j, i] - level[cfa[j % p, i % p]]
+            if u > first:
+                first, second = u, first
+            elif u > second:
+                second = u
+    return bool(second < _SHARPEST * (image[y, x] - level[cfa[y % p, x % p]]))
 
 
 @exact

@@ -23,12 +23,17 @@ from wbpy.kernels.jit import exact, fast
 HALO = 18
 """3 pixels of the last fit, 8 of the regression, 3 of green and 4 of bridging over missing pixels."""
 
-_PAD = 14
-_BAND = 96
+_CELLS = 3
+"""Cells that a band is padded with, of which the outermost is never right."""
+_BAND = 16
+"""Cells that are worked on at a time."""
 _REACH = 3
 """Of a fit, px. A window of 7 x 7 pixels of an X-Trans mosaic has at least nine red and nine blue samples."""
 _WIDTH = (1.0, 0.7, 1.0, 1.3)
 """Standard deviation of the Gaussian that weighs the samples of each colour, px; last of the fit to the others."""
+_OTHERS, _AROUND, _BELL = 3, 4, 5
+"""Sums at red and blue pixels over their own colour: a fit without the pixel itself, the mean over 9 x 9 pixels, and
+the sum with binomial weights over as many."""
 _SHARPEN = np.float32(0.45)
 """Share of the difference of a sample to its own colour around it that the fit of green at its place takes away."""
 _SOFTEN = np.float32(0.3)
@@ -39,6 +44,10 @@ _ZERO = np.float32(0.0)
 _ONE = np.float32(1.0)
 _TWO = np.float32(2.0)
 _THREE = np.float32(3.0)
+
+Planes = NDArray[np.float32]
+"""(p p, rows, columns): the pixels of a band, those of each place in the cell together, so that the same sum is formed
+along contiguous memory."""
 
 
 def bilinear(mosaic: NDArray[np.float32], cfa: NDArray[np.uint8], out: NDArray[np.float32]) -> None:
@@ -77,51 +86,68 @@ def _interpolate(mosaic: NDArray[np.float32], cfa: NDArray[np.uint8], out: NDArr
     """Fill `out`, three planes or the green one."""
     if min(mosaic.shape) < cfa.shape[0]:
         raise ValueError(f"a mosaic needs at least {cfa.shape[0]} x {cfa.shape[0]} pixels")
-    offsets, weights, counts = _fits(cfa.tobytes(), cfa.shape[0])
-    _fill(mosaic, cfa, offsets, weights, counts, sharpen, out)
+    places, weights, counts = _sums(cfa.tobytes(), cfa.shape[0])
+    _fill(mosaic, cfa, places, weights, counts, sharpen, out)
 
 
 @lru_cache(maxsize=16)
-def _fits(pattern: bytes, period: int) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
-    """Return offsets (4, p, p, k, 2) as (dy, dx), weights (4, p, p, k) and how many of them count (4, p, p).
+def _sums(pattern: bytes, period: int) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
+    """Return places (6, p p, k, 3), weights (6, p p, k) and how many of them count (6, p p).
 
-    The first index is the colour that is wanted at that place of the cell, where a measured sample has one weight of 1,
-    or 3 for the fit to the other samples of the colour that was measured there.
+    The first index is the colour that is fitted, where a measured sample has one weight of 1, or one of `_OTHERS`,
+    `_AROUND` and `_BELL`; the second is the place in the cell, row by row. A place is that in the cell and the steps to
+    its cell down and to the right.
     """
     cfa = np.frombuffer(pattern, np.uint8).reshape(period, period)
-    steps = np.arange(-_REACH, _REACH + 1)
+    steps = np.arange(-4, 5)
     dy, dx = (grid.ravel() for grid in np.meshgrid(steps, steps, indexing="ij"))
-    offsets = np.zeros((4, period, period, dy.size, 2), np.int64)
-    weights = np.zeros((4, period, period, dy.size), np.float32)
-    counts = np.zeros((4, period, period), np.int64)
-    for kind in range(4):
-        for y in range(period):
-            for x in range(period):
-                if cfa[y, x] == kind:
-                    weights[kind, y, x, 0], counts[kind, y, x] = 1.0, 1
-                    continue
-                colour = cfa[y, x] if kind == 3 else kind
-                same = cfa[(y + dy) % period, (x + dx) % period] == colour
-                at = np.flatnonzero(same & ((dy != 0) | (dx != 0)))
-                near = np.exp(-(dy[at] ** 2 + dx[at] ** 2) / (2 * _WIDTH[kind] ** 2))
-                terms = np.column_stack([np.ones(at.size), dy[at], dx[at]])
-                moments = terms.T @ (near[:, None] * terms)
-                if at.size < 3 or np.linalg.cond(moments) > 1e8:
-                    raise ValueError("a colour is too rare in the pattern")
-                found = near * (terms @ np.linalg.inv(moments)[0])
-                offsets[kind, y, x, : at.size] = np.column_stack([dy[at], dx[at]])
-                weights[kind, y, x, : at.size] = found / found.sum()
-                counts[kind, y, x] = at.size
-    for array in (offsets, weights, counts):
+    binomial = np.array([1, 8, 28, 56, 70, 56, 28, 8, 1]) / 256
+    bell = np.outer(binomial, binomial).ravel()
+    places = np.zeros((6, period * period, dy.size, 3), np.int64)
+    weights = np.zeros((6, period * period, dy.size), np.float32)
+    counts = np.zeros((6, period * period), np.int64)
+    for kind in range(6):
+        for at in range(period * period):
+            y, x = divmod(at, period)
+            here = cfa[y, x]
+            if kind > 2 and here == 1:
+                continue
+            same = cfa[(y + dy) % period, (x + dx) % period] == (kind if kind < 3 else here)
+            if kind < 3 and here == kind:
+                chosen, found = (dy == 0) & (dx == 0), np.ones(1)
+            elif kind == _AROUND:
+                chosen, found = same, np.full(same.sum(), 1 / same.sum())
+            elif kind == _BELL:
+                chosen, found = same, bell[same]
+            else:
+                near = (np.abs(dy) <= _REACH) & (np.abs(dx) <= _REACH) & ((dy != 0) | (dx != 0))
+                chosen = same & near
+                found = _fit(dy[chosen], dx[chosen], _WIDTH[kind])
+            v, u = y + dy[chosen], x + dx[chosen]
+            n = found.size
+            places[kind, at, :n] = np.column_stack([v % period * period + u % period, v // period, u // period])
+            weights[kind, at, :n], counts[kind, at] = found, n
+    for array in (places, weights, counts):
         array.setflags(write=False)
-    return offsets, weights, counts
+    return places, weights, counts
+
+
+def _fit(dy: NDArray[np.int64], dx: NDArray[np.int64], width: float) -> NDArray[np.float64]:
+    """Return the weights with which samples at (dy, dx) give the value of their plane in the middle."""
+    near = np.exp(-(dy**2 + dx**2) / (2 * width**2))
+    terms = np.column_stack([np.ones(dy.size), dy, dx])
+    moments = terms.T @ (near[:, None] * terms)
+    if dy.size < 3 or np.linalg.cond(moments) > 1e8:
+        raise ValueError("a colour is too rare in the pattern")
+    found = near * (terms @ np.linalg.inv(moments)[0])
+    return np.asarray(found / found.sum())
 
 
 @exact
 def _fill(
     mosaic: NDArray[np.float32],
     cfa: NDArray[np.uint8],
-    offsets: NDArray[np.int64],
+    places: NDArray[np.int64],
     weights: NDArray[np.float32],
     counts: NDArray[np.int64],
     sharpen: bool,
@@ -136,55 +162,55 @@ def _fill(
         for x in range(w):
             missing += 0 if line[x] == line[x] else 1
     source = _bridged(mosaic, cfa) if missing else mosaic
-    for y0 in range(0, h, _BAND):
-        y1 = min(h, y0 + _BAND)
-        padded = _padded(source, p, y0, y1)
-        # The cell of the padded band begins at its first pixel.
-        top, left = (y0 - _PAD) % p, -_PAD % p
-        mask = np.empty(padded.shape, np.uint8)
-        for j in range(padded.shape[0]):
-            for i in range(padded.shape[1]):
-                mask[j, i] = cfa[(top + j) % p, (left + i) % p]
-        plane = np.empty_like(padded)
-        _apply(padded, 1, top, left, offsets, weights, counts, plane)
-        ratio = np.zeros_like(padded)
+    for y0 in range(0, h, _BAND * p):
+        y1 = min(h, y0 + _BAND * p)
+        band = _cells(source, p, y0, y1)
+        green_plane = np.zeros_like(band)
+        _sum(band, 1, places, weights, counts, green_plane)
+        ratio = np.zeros_like(band)
         if sharpen:
-            others = np.empty_like(padded)
-            _apply(padded, 3, top, left, offsets, weights, counts, others)
-            detail = np.zeros_like(padded)
-            for k in (0, 2):
-                _relate(padded, others, plane, mask, k, ratio, detail)
-            _add(plane, detail)
-        for y in range(y0, y1):
-            out[out.shape[0] // 2, y] = plane[y - y0 + _PAD, _PAD : _PAD + w]
+            _relate(band, places, weights, counts, green_plane, ratio)
+        _unfold(green_plane, p, y0, y1, out[out.shape[0] // 2])
         if out.shape[0] == 1:
             continue
-        average, slope, guide = np.empty_like(padded), np.empty_like(padded), np.empty_like(padded)
+        average, slope, guide = np.zeros_like(band), np.zeros_like(band), np.zeros_like(band)
         for k in (0, 2):
-            _apply(padded, k, top, left, offsets, weights, counts, average)
+            _sum(band, k, places, weights, counts, average)
             if sharpen:
-                _apply(ratio, k, top, left, offsets, weights, counts, slope)
-                _apply(plane, k, top, left, offsets, weights, counts, guide)
-                _add_detail(average, slope, plane, guide)
-            for y in range(y0, y1):
-                out[k, y] = average[y - y0 + _PAD, _PAD : _PAD + w]
+                _sum(ratio, k, places, weights, counts, slope)
+                _sum(green_plane, k, places, weights, counts, guide)
+                _add_detail(average, slope, green_plane, guide)
+            _unfold(average, p, y0, y1, out[k])
     if missing:
         mark_missing(mosaic, cfa, out)
 
 
 @exact
-def _padded(mosaic: NDArray[np.float32], p: int, y0: int, y1: int) -> NDArray[np.float32]:
-    """Return rows `y0` to `y1` with `_PAD` pixels more on every side, continued by whole periods."""
+def _cells(mosaic: NDArray[np.float32], p: int, y0: int, y1: int) -> Planes:
+    """Return rows `y0` to `y1`, `y0` a multiple of `p`, and `_CELLS` cells more on every side."""
     h, w = mosaic.shape
-    out = np.empty((y1 - y0 + 2 * _PAD, w + 2 * _PAD), np.float32)
-    for j in range(out.shape[0]):
-        source = mosaic[_inward(y0 + j - _PAD, h, p)]
-        line = out[j]
-        line[_PAD : _PAD + w] = source
-        for i in range(_PAD):
-            line[i] = source[_inward(i - _PAD, w, p)]
-            line[_PAD + w + i] = source[_inward(w + i, w, p)]
+    rows, columns = (y1 - y0 + p - 1) // p + 2 * _CELLS, (w + p - 1) // p + 2 * _CELLS
+    out = np.empty((p * p, rows, columns), np.float32)
+    for r in range(rows):
+        for j in range(p):
+            source = mosaic[_inward(y0 + (r - _CELLS) * p + j, h, p)]
+            for i in range(p):
+                line = out[j * p + i, r]
+                for c in range(columns):
+                    line[c] = source[_inward((c - _CELLS) * p + i, w, p)]
     return out
+
+
+@exact
+def _unfold(planes: Planes, p: int, y0: int, y1: int, out: NDArray[np.float32]) -> None:
+    """Write rows `y0` to `y1` of a picture from its planes."""
+    w = out.shape[1]
+    for y in range(y0, y1):
+        r, j = (y - y0) // p + _CELLS, (y - y0) % p
+        for i in range(p):
+            line = planes[j * p + i, r, _CELLS:]
+            for c in range((w - i + p - 1) // p):
+                out[y, c * p + i] = line[c]
 
 
 @exact
@@ -224,124 +250,127 @@ def _bridged(mosaic: NDArray[np.float32], cfa: NDArray[np.uint8]) -> NDArray[np.
 
 
 @fast
-def _apply(
-    image: NDArray[np.float32],
-    colour: int,
-    top: int,
-    left: int,
-    offsets: NDArray[np.int64],
+def _sum(
+    planes: Planes,
+    kind: int,
+    places: NDArray[np.int64],
     weights: NDArray[np.float32],
     counts: NDArray[np.int64],
-    out: NDArray[np.float32],
+    out: Planes,
 ) -> None:
-    """Write the fits to the samples of `colour` everywhere; a border of `_REACH` pixels is copied."""
-    rows, columns = image.shape
-    p = counts.shape[1]
-    flat = image.reshape(-1)
-    for y in range(rows):
-        if y < _REACH or y >= rows - _REACH:
-            out[y] = image[y]
-            continue
-        out[y, :_REACH] = image[y, :_REACH]
-        out[y, columns - _REACH :] = image[y, columns - _REACH :]
-        j = (top + y) % p
-        for first in range(p):
-            i = (left + _REACH + first) % p
-            n = counts[colour, j, i]
-            steps = np.empty(n, np.int64)
-            for t in range(n):
-                steps[t] = offsets[colour, j, i, t, 0] * columns + offsets[colour, j, i, t, 1]
-            factors = weights[colour, j, i]
-            for x in range(_REACH + first, columns - _REACH, p):
-                at = y * columns + x
-                total = _ZERO
-                for t in range(n):
-                    total += factors[t] * flat[at + steps[t]]
-                out[y, x] = total
+    """Write one kind of weighted sums where there are any; the outermost cells are left as they are."""
+    rows, columns = planes.shape[1:]
+    for at in range(planes.shape[0]):
+        for r in range(1, rows - 1):
+            line = out[at, r, 1:]
+            for t in range(counts[kind, at]):
+                place, down, right = places[kind, at, t]
+                source, weight = planes[place, r + down, 1 + right :], weights[kind, at, t]
+                if t == 0:
+                    for c in range(columns - 2):
+                        line[c] = weight * source[c]
+                else:
+                    for c in range(columns - 2):
+                        line[c] += weight * source[c]
 
 
 @fast
 def _relate(
-    mosaic: NDArray[np.float32],
-    others: NDArray[np.float32],
-    green_plane: NDArray[np.float32],
-    mask: NDArray[np.uint8],
-    colour: int,
-    ratio: NDArray[np.float32],
-    detail: NDArray[np.float32],
+    band: Planes,
+    places: NDArray[np.int64],
+    weights: NDArray[np.float32],
+    counts: NDArray[np.int64],
+    green_plane: Planes,
+    ratio: Planes,
 ) -> None:
-    """Fill, at the samples of a colour, its variation over that of green and what the fit of green has taken away.
+    """Fill, at red and blue pixels, their variation over that of green, and add to green what its fit has taken away.
 
     Both are 0 where the colours are unrelated.
     """
-    shape = mosaic.shape
-    own, guide, present = np.zeros(shape, np.float32), np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-    for y in range(shape[0]):
-        for x in range(shape[1]):
-            if mask[y, x] == colour:
-                own[y, x] = mosaic[y, x] - _SOFTEN * (mosaic[y, x] - others[y, x])
-                guide[y, x], present[y, x] = green_plane[y, x], _ONE
-    box = np.ones(9, np.float32)
-    own_sum, guide_sum, number = _window(own, box), _window(guide, box), _window(present, box)
-    both, of_green, of_own = np.zeros(shape, np.float32), np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-    for y in range(shape[0]):
-        for x in range(shape[1]):
-            if mask[y, x] == colour and number[y, x] > _ZERO:
-                a = own[y, x] - own_sum[y, x] / number[y, x]
-                b = guide[y, x] - guide_sum[y, x] / number[y, x]
-                both[y, x], of_green[y, x], of_own[y, x] = a * b, b * b, a * a
-    bell = np.array([1, 8, 28, 56, 70, 56, 28, 8, 1], np.float32) / np.float32(256)
-    both, of_green, of_own = _window(both, bell), _window(of_green, bell), _window(of_own, bell)
-    for y in range(shape[0]):
-        for x in range(shape[1]):
-            c, g, s = both[y, x], of_green[y, x], of_own[y, x]
+    others, around = np.zeros_like(band), np.zeros_like(band)
+    _sum(band, _OTHERS, places, weights, counts, others)
+    sites = counts[_BELL] > 0
+    own = np.zeros_like(band)
+    for at in range(band.shape[0]):
+        if sites[at]:
+            _soften(band[at], others[at], own[at])
+    _sum(own, _AROUND, places, weights, counts, around)
+    for at in range(band.shape[0]):
+        if sites[at]:
+            _subtract(own[at], around[at], own[at])
+    _sum(green_plane, _AROUND, places, weights, counts, around)
+    guide = np.zeros_like(band)
+    for at in range(band.shape[0]):
+        if sites[at]:
+            _subtract(green_plane[at], around[at], guide[at])
+    product = np.zeros_like(band)
+    both, of_green, of_own = around, np.zeros_like(band), np.zeros_like(band)
+    for a, b, total in ((own, guide, both), (guide, guide, of_green), (own, own, of_own)):
+        for at in range(band.shape[0]):
+            if sites[at]:
+                _multiply(a[at], b[at], product[at])
+        _sum(product, _BELL, places, weights, counts, total)
+    for at in range(band.shape[0]):
+        if sites[at]:
+            _sharpen(band[at], others[at], both[at], of_green[at], of_own[at], green_plane[at], ratio[at])
+
+
+@fast
+def _soften(image: NDArray[np.float32], others: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+    """Write the samples with a part of their difference to the others taken away."""
+    for r in range(image.shape[0]):
+        for c in range(image.shape[1]):
+            out[r, c] = image[r, c] - _SOFTEN * (image[r, c] - others[r, c])
+
+
+@fast
+def _subtract(a: NDArray[np.float32], b: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+    """Write ``a - b``."""
+    for r in range(a.shape[0]):
+        for c in range(a.shape[1]):
+            out[r, c] = a[r, c] - b[r, c]
+
+
+@fast
+def _multiply(a: NDArray[np.float32], b: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+    """Write ``a b``."""
+    for r in range(a.shape[0]):
+        for c in range(a.shape[1]):
+            out[r, c] = a[r, c] * b[r, c]
+
+
+@fast
+def _sharpen(
+    image: NDArray[np.float32],
+    others: NDArray[np.float32],
+    both: NDArray[np.float32],
+    of_green: NDArray[np.float32],
+    of_own: NDArray[np.float32],
+    green_plane: NDArray[np.float32],
+    ratio: NDArray[np.float32],
+) -> None:
+    """Fill the ratio and sharpen green at the places of one kind; see `_relate`."""
+    for r in range(image.shape[0]):
+        for x in range(image.shape[1]):
+            c, g, s = both[r, x], of_green[r, x], of_own[r, x]
             power = g * s
-            if mask[y, x] == colour and c > _ZERO and power > _ZERO:
+            if c > _ZERO and power > _ZERO:
                 related = (c * c / power - _LOOSE) / (_TIGHT - _LOOSE)
                 related = min(max(related, _ZERO), _ONE)
                 related *= related * (_THREE - _TWO * related)
-                ratio[y, x] = related * c / g
-                detail[y, x] = _SHARPEN * related * c / s * (mosaic[y, x] - others[y, x])
+                ratio[r, x] = related * c / g
+                green_plane[r, x] += _SHARPEN * related * c / s * (image[r, x] - others[r, x])
+            else:
+                ratio[r, x] = _ZERO
 
 
 @fast
-def _window(image: NDArray[np.float32], taps: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the separable correlation with nine taps; 0 within four pixels of an edge."""
-    rows, columns = image.shape
-    down, out = np.zeros(image.shape, np.float32), np.zeros(image.shape, np.float32)
-    for y in range(4, rows - 4):
-        for k in range(9):
-            source, line, tap = image[y + k - 4], down[y], taps[k]
-            for x in range(columns):
-                line[x] += tap * source[x]
-        line, source = out[y], down[y]
-        for k in range(9):
-            tap = taps[k]
-            shifted = source[k:]
-            for x in range(columns - 8):
-                line[x + 4] += tap * shifted[x]
-    return out
-
-
-@fast
-def _add(image: NDArray[np.float32], more: NDArray[np.float32]) -> None:
-    """Add one image to another."""
-    for y in range(image.shape[0]):
-        for x in range(image.shape[1]):
-            image[y, x] += more[y, x]
-
-
-@fast
-def _add_detail(
-    average: NDArray[np.float32],
-    slope: NDArray[np.float32],
-    green_plane: NDArray[np.float32],
-    guide: NDArray[np.float32],
-) -> None:
+def _add_detail(average: Planes, slope: Planes, green_plane: Planes, guide: Planes) -> None:
     """Add what averaging took from green, times the slope."""
-    for y in range(average.shape[0]):
-        for x in range(average.shape[1]):
-            average[y, x] += slope[y, x] * (green_plane[y, x] - guide[y, x])
+    for at in range(average.shape[0]):
+        for r in range(average.shape[1]):
+            for c in range(average.shape[2]):
+                average[at, r, c] += slope[at, r, c] * (green_plane[at, r, c] - guide[at, r, c])
 
 
 @exact

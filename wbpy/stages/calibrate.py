@@ -41,8 +41,8 @@ class CalibrateParams(Params, frozen=True, kw_only=True):
     separate_flat_factors: Annotated[
         bool,
         Meta(
-            description="scale a CFA flat by colour, which keeps the colours; with one factor the lamp tints the lights, "
-            "and nothing is lost: a colour calibration takes that out"
+            description="scale a CFA flat by colour, which keeps the colours; with one factor the lamp tints the "
+            "lights, and nothing is lost: a colour calibration takes that out"
         ),
     ] = True
     flat_trim: Annotated[

@@ -164,14 +164,18 @@ def run(params: MeasureParams, image: FloatArray, cfa: npt.NDArray[np.uint8] | N
     from wbpy.kernels import psf_signal, stars, statistics
 
     background, noise, dispersion = [], [], []
+    noise_share: list[float] = []
+    noise_method: list[str] = []
     for values, planes in zip(statistics.sampled(image, cfa), _planes(image, cfa), strict=True):
         middle, mad = statistics.median_mad(values)
         background.append(middle)
         dispersion.append(1.4826 * mad)
         # The planes of a mosaic together need no more than twice the patches of one.
         patches = 16 if cfa is None else max(1, 32 // cfa.size)
-        sigmas = [statistics.noise_mrs(plane, patches)[0] for plane in planes]
+        sigmas, shares, methods = zip(*(statistics.noise_mrs(plane, patches) for plane in planes), strict=True)
         noise.append(float(np.sqrt(np.mean(np.square(sigmas)))))
+        noise_share.append(float(np.mean(shares)))
+        noise_method.append("/".join(dict.fromkeys(methods)))
     plane = star_plane(image, cfa)
     sigma = noise[len(noise) // 2]
     if not (sigma > 0 and np.isfinite(sigma)):
@@ -179,6 +183,7 @@ def run(params: MeasureParams, image: FloatArray, cfa: npt.NDArray[np.uint8] | N
         return Measurement(
             x=empty, y=empty, flux=empty, usable=np.empty(0, bool), count=0, fwhm=math.nan, eccentricity=math.nan,
             background=tuple(background), noise=tuple(noise), dispersion=tuple(dispersion), hybrid_flux=empty,
+            noise_share=tuple(noise_share), noise_method=tuple(noise_method),
         )  # fmt: skip
     level, _ = statistics.background_mesh(plane, params.mesh, max(1, params.mesh // 16))
     # Interpolated pixels have too little noise: of CFA data those of one green site are taken.
@@ -246,6 +251,8 @@ def run(params: MeasureParams, image: FloatArray, cfa: npt.NDArray[np.uint8] | N
         background=tuple(background),
         noise=tuple(noise),
         dispersion=tuple(dispersion),
+        noise_share=tuple(noise_share),
+        noise_method=tuple(noise_method),
     )
 
 

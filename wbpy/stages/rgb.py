@@ -25,8 +25,8 @@ class RgbParams(Params, frozen=True, kw_only=True):
     green: Annotated[str, Meta(min_length=1, description="filter that becomes green, for example Ha")] = "G"
     blue: Annotated[str, Meta(min_length=1, description="filter that becomes blue, for example OIII")] = "B"
     luminance: Annotated[
-        str, Meta(description="filter whose integration takes the place of the brightness; empty: none does")
-    ] = ""
+        str, Meta(min_length=1, description="filter whose integration takes the place of the brightness, or none")
+    ] = "none"
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,8 @@ def colour_sets(params: RgbParams, integrations: Sequence[Group]) -> ColourSets:
         luminance = filters.get(params.luminance) or (luminances[0] if len(luminances) == 1 else None)
         red, green, blue = (filters[name] for name in wanted)
         sets.append(ColourSet(red, green, blue, luminance))
-    absent = (params.luminance,) if params.luminance and any(found.luminance is None for found in sets) else ()
-    return ColourSets(tuple(sets), absent)
+    absent = params.luminance != "none" and any(found.luminance is None for found in sets)
+    return ColourSets(tuple(sets), (params.luminance,) if absent else ())
 
 
 def run(planes: FloatArray, luminance: FloatArray | None, scale: float, offset: float) -> FloatArray:
