@@ -571,7 +571,14 @@ class _Builder:
         scale = params["scale"].value
         finer = f"{name}_drizzle_{scale}x"
         outputs = [
-            Artifact(name="drizzle", kind="drizzle", path=str(self._path("integrations", finer, self._suffix()))),
+            *(
+                Artifact(
+                    name=f"drizzle{channel}",
+                    kind="drizzle",
+                    path=str(self._path("integrations", f"{finer}{channel}", self._suffix())),
+                )
+                for channel in self._channels(group)
+            ),
             Artifact(name="drizzle_preview", kind="preview", path=str(self._path("integrations", finer, ".png"))),
         ]
         if self._suffix() != ".xisf":

@@ -211,7 +211,7 @@ def memory(folder: Path) -> dict[str, object]:
     """Print peak memory while the number of lights grows, with a limit that binds."""
     results: dict[str, object] = {}
     for lights in (100, 500, 1000):
-        night = make_night(folder, lights, 640, 480, calibration=10)
+        night = make_night(folder, lights, 480, 360, calibration=10)
         figures = run_wbpy(night, folder / "scratch", ["--memory-limit", "400MB"])
         results[str(lights)] = show(f"{lights} lights, 400 MB", [figures], None, night)
     return results

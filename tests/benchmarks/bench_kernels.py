@@ -257,6 +257,64 @@ def calibrate(quick: bool) -> Case:
     return Case("calibrate", "MP", pixels / 1e6, candidates, "numpy in place")
 
 
+@case("calibrate-26MP")
+def calibrate_26(quick: bool) -> Case:
+    """A light with a list of known defects, 1 in 1000, from its bytes."""
+    from wbpy.kernels import calibration, defects
+
+    h, w = (418, 625) if quick else (4176, 6248)
+    rng = np.random.default_rng(4)
+    words = rng.integers(-32000, -20000, h * w).astype(">i2").view(np.uint16)
+    dark = rng.normal(500, 3, (h, w)).astype(np.float32)
+    gain = rng.normal(1, 0.01, (h, w)).astype(np.float32)
+    known = np.sort(rng.choice(h * w, h * w // 1000, replace=False))
+    out = np.empty((h, w), np.float32)
+
+    def wbpy() -> None:
+        calibration.calibrate_int16(words, np.float32(32768), dark.reshape(-1), gain.reshape(-1), out.reshape(-1))
+        defects.replace_defects(out, known, 2)
+
+    def wbpy_automatic() -> None:
+        wbpy()
+        found = defects.detect_outliers(out, 2, 6.0, 6.0)
+        defects.replace_defects(out, found, 2)
+
+    def numpy() -> None:
+        np.add(words.view(">i2"), np.float32(32768), out=out.reshape(-1), dtype=np.float32, casting="unsafe")
+        np.subtract(out, dark, out=out)
+        np.multiply(out, gain, out=out)
+        y, x = np.divmod(known, w)
+        around = [
+            out[np.clip(y + dy, 0, h - 1), np.clip(x + dx, 0, w - 1)]
+            for dy in (-2, 0, 2)
+            for dx in (-2, 0, 2)
+            if dy or dx
+        ]
+        out[y, x] = np.median(around, axis=0)
+
+    candidates: dict[str, Callable[[], object]] = {
+        "wbpy, defect list": wbpy,
+        "wbpy, list and automatic": wbpy_automatic,
+        "numpy in place, defect list": numpy,
+    }
+    if importlib.util.find_spec("ccdproc"):
+        import ccdproc
+        from astropy import units
+        from astropy.nddata import CCDData
+
+        master, flat = CCDData(dark, unit="adu"), CCDData(1 / gain, unit="adu")
+
+        def by_ccdproc() -> None:
+            raw = CCDData(words.view(">i2").astype(np.float32).reshape(h, w) + np.float32(32768), unit="adu")
+            plain = ccdproc.subtract_dark(
+                raw, master, dark_exposure=1 * units.s, data_exposure=1 * units.s, exposure_unit=units.s
+            )
+            ccdproc.flat_correct(plain, flat)
+
+        candidates["ccdproc, no defects"] = by_ccdproc
+    return Case("calibrate-26MP", "MP", h * w / 1e6, candidates, "numpy in place, defect list", missing("ccdproc"))
+
+
 @case("median_mad")
 def median_mad(quick: bool) -> Case:
     from astropy.stats import mad_std

@@ -16,8 +16,9 @@ from scipy import ndimage, optimize
 
 from wbpy.simulate import Truth, apply_transform
 
-RADIUS, INNER, OUTER = 7.0, 10.0, 14.0  # px: aperture and ring for the background, wide against the stars
-BRIGHT = 60  # stars whose fluxes and widths are compared
+RADIUS, INNER, OUTER = 6.0, 9.0, 13.0  # px: aperture and ring for the background, wide against the stars
+BRIGHT = 60  # at most so many stars' fluxes and widths are compared
+LEAST_FLUX = 4000.0  # e- per exposure: the noise in the aperture, about 25 e-, is 0.6 % of it
 MARGIN = 40  # px from the edge: no ring and no dithered border within
 
 
@@ -69,7 +70,7 @@ def measure(picture: Path, night: Path) -> dict[str, list[float]]:
         per_e = float(np.median(ratio))
         found["flux_scatter_percent"].append(100 * 1.4826 * float(np.median(np.abs(ratio / per_e - 1))))
         found["fwhm_px"].append(float(np.median([_fwhm(plane, x, y) for x, y in at[0][chosen]])))
-        found["noise4_e"].append(_noise4(plane, quiet) / per_e)
+        found["noise4_e"].append(float(_noise4(plane, quiet)) / per_e)
         found["satellites_percent"].append(100 * _satellites(plane / per_e, truth, night, at[1]))
     return found
 
@@ -82,23 +83,31 @@ def _placed(planes: NDArray, truth: np.lib.npyio.NpzFile) -> tuple[tuple[NDArray
     for turned in (False, True):
         smooth = ndimage.gaussian_filter(green[::-1] if turned else green, 1.0)
         for matrix in truth["transforms"]:
-            x, y = apply_transform(matrix, truth["stars"][order]).T
+            x, y = _moved(matrix, truth["stars"][order]).T
             inside = (x > MARGIN) & (y > MARGIN) & (x < green.shape[1] - MARGIN) & (y < green.shape[0] - MARGIN)
             peaks = ndimage.map_coordinates(smooth, [y[inside], x[inside]], order=3)
             if (score := float(np.sum(np.log(np.maximum(peaks, 1e-9))))) > best[0]:
                 best = score, matrix, turned
     _, matrix, turned = best
     planes = planes[:, ::-1] if turned else planes
-    return (apply_transform(matrix, truth["stars"]), matrix), np.ascontiguousarray(planes)
+    return (_moved(matrix, truth["stars"]), matrix), np.ascontiguousarray(planes)
+
+
+def _moved(matrix: NDArray, points: NDArray) -> NDArray:
+    """Return points (N, 2) where a transform puts them."""
+    return np.column_stack(apply_transform(matrix, points[:, 0], points[:, 1]))
 
 
 def _isolated(at: NDArray, flux: NDArray, shape: tuple[int, ...]) -> NDArray:
-    """Return the brightest stars inside the picture without another one of 2 % of their flux nearby, saturated left out."""
-    # The brightest hundredth may be saturated.
-    order = np.argsort(flux)[::-1][max(3, flux.size // 100) :]
+    """Return the brightest stars inside the picture without another one of 2 % of their flux nearby.
+
+    No star of the simulated nights is saturated.
+    """
     chosen = []
-    for star in order:
+    for star in np.argsort(flux)[::-1]:
         x, y = at[star]
+        if flux[star] < LEAST_FLUX:
+            break
         if not (MARGIN < x < shape[1] - MARGIN and MARGIN < y < shape[0] - MARGIN):
             continue
         near = np.hypot(*(at - at[star]).T) < OUTER + 4
@@ -163,7 +172,7 @@ def _satellites(electrons: NDArray, truth: np.lib.npyio.NpzFile, night: Path, gr
         to_grid = grid @ np.linalg.inv(matrix)
         for signal, image, points in (
             (whole, light * float(truth["e_per_dn"]) / count, np.column_stack([x, y])),
-            (left, electrons, apply_transform(to_grid, np.column_stack([x, y]).astype(np.float64))),
+            (left, electrons, _moved(to_grid, np.column_stack([x, y]).astype(np.float64))),
         ):
             column, row = points.T
             values = []

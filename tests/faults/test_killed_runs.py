@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 from conftest import load_json
+from filelock import FileLock
 
+from wbpy.engine.execute import LOCK
 from wbpy.simulate import Sensor, SessionSpec, write_session
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="sends SIGKILL and SIGINT")
@@ -115,17 +117,12 @@ def test_interrupted_says_how_to_go_on(night: Path, undisturbed: dict[str, str],
     assert products(tmp_path) == undisturbed
 
 
-def test_a_second_run_in_the_folder_of_a_working_one_is_refused(
-    night: Path, undisturbed: dict[str, str], tmp_path: Path
-) -> None:
-    first = start(night, tmp_path)
-    while not lights(tmp_path):
-        assert first.poll() is None, first.communicate()[0]
-        time.sleep(0.01)
-    second = start(night, tmp_path)
-    output, _ = second.communicate(timeout=120)
-    assert second.returncode == 2, output
-    assert "another run is working in this folder" in output and "Traceback" not in output
-    first.communicate(timeout=300)
-    assert first.returncode == 0
-    assert products(tmp_path) == undisturbed
+def test_a_run_in_the_folder_of_a_working_one_is_refused(night: Path, tmp_path: Path) -> None:
+    # The lock that a working run holds, held here: two runs would race each other to their ends.
+    with FileLock(tmp_path / LOCK):
+        process = start(night, tmp_path)
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 2, output
+        assert "another run is working in this folder" in output and "Traceback" not in output
+        assert not images(tmp_path)
+    finish(night, tmp_path)

@@ -184,6 +184,22 @@ def test_a_dark_without_its_bias_is_refused(tmp_path: Path, scaled: bool, flats_
     assert not [p for p in run.products if p.kind == "integration"]
 
 
+@pytest.mark.parametrize("lowered", [True, False])
+def test_a_finished_dark_without_its_bias_is_refused(tmp_path: Path, night: Night, lowered: bool) -> None:
+    """Of a library, as other programs write it; the bias of the library tells its level."""
+    (tmp_path / "in").mkdir()
+    for path in night.truth.files["light"][:2]:
+        (tmp_path / "in" / path.name).write_bytes(path.read_bytes())
+    for product in night.run.products:
+        if product.kind in ("master_dark", "master_bias"):
+            data, header = fits.getdata(product.path, header=True)
+            below = 480 / 65535 if lowered and product.kind == "master_dark" else 0
+            fits.writeto(tmp_path / "in" / Path(product.path).name, np.maximum(data - np.float32(below), 0), header)
+    run = wbpy.run(wbpy.plan(tmp_path / "in", tmp_path / "out", set=KEPT))
+    assert ("CAL006" in {finding.id for finding in run.findings}) == lowered
+    assert bool([p for p in run.products if p.kind == "integration"]) != lowered
+
+
 @pytest.mark.parametrize("remedy", [False, True])
 def test_a_flat_dark_without_its_bias_is_refused(tmp_path: Path, remedy: bool) -> None:
     truth = write_session(tmp_path / "in", replace(UNCOOLED, n_lights=3, dark_exposures_s=(60.0,)))

@@ -13,6 +13,7 @@ from astropy.wcs import WCS
 from conftest import Night
 
 import wbpy
+from wbpy.io.headers import load_header
 from wbpy.io.images import open_image
 from wbpy.simulate import Sensor, SessionSpec, write_session
 from wbpy.simulate.dng import XTRANS
@@ -254,3 +255,33 @@ def test_drizzle_of_well_sampled_stars_is_said_to_gain_nothing(night: Night, run
     found = next(f for f in run_night(wide, drizzle=2).run.findings if f.id == "DRZ003")
     assert found.evidence["fwhm_px"] == pytest.approx(3.3, abs=0.3)
     assert "DRZ003" not in {f.id for f in run_night(wide, drizzle=1).run.findings}
+
+
+@pytest.mark.parametrize("suffix", ["fits", "xisf"])
+def test_channels_are_drizzled_into_files_of_their_own(run_night: Callable[..., Night], suffix: str):
+    spec = dataclasses.replace(COLOUR, n_lights=6, n_flats=0, n_flat_darks=0, satellites=())
+    night = run_night(spec, drizzle=2, set=["integrate.channels=both", f"run.format={suffix}"])
+    whole, *parts = (Path(p.path) for p in night.run.products if p.kind == "drizzle")
+    stem = "Sketch_Nebula_OSC_60s_drizzle_2x"
+    assert [path.name for path in (whole, *parts)] == [f"{stem}{end}.{suffix}" for end in ("", "_R", "_G", "_B")]
+    cropped = [Path(p.path).name for p in night.run.products if p.kind == "drizzle_autocrop"]
+    assert cropped == [f"{stem}{end}_autocrop.{suffix}" for end in ("", "_R", "_G", "_B")]
+    for number, path in enumerate(parts):
+        with open_image(path) as part, open_image(whole) as image:
+            assert part.channels == 1
+            np.testing.assert_array_equal(part.read(), image.read(channel=number))
+        header = load_header(path)
+        assert header.get("FILTER") == "RGB"[number] and header.get("WBPYKIND") == "drizzle"
+        assert header.get("DRIZSCAL") == 2
+    assert load_header(whole).get("FILTER") is None
+    again = wbpy.run(night.plan)
+    assert {p.outcome for p in again.products if p.kind == "drizzle"} == {"reused"}
+
+
+def test_separate_channels_leave_out_the_drizzle_in_colour(run_night: Callable[..., Night]):
+    spec = dataclasses.replace(COLOUR, n_lights=4, n_flats=0, n_flat_darks=0, satellites=())
+    night = run_night(spec, drizzle=1, set=["integrate.channels=separate"])
+    made = [Path(p.path).name for p in night.run.products if p.kind == "drizzle"]
+    assert made == [f"Sketch_Nebula_OSC_60s_drizzle_1x_{letter}.fits" for letter in "RGB"]
+    assert not (night.out / "integrations" / "Sketch_Nebula_OSC_60s_drizzle_1x.fits").exists()
+    assert fits.getdata(night.product("drizzle_weight")).shape[0] == 3

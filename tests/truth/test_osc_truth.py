@@ -228,6 +228,8 @@ def flat_level(night: Night, colour: int) -> float:
 def test_xtrans_lights_pass_through_the_whole_pipeline(xtrans: Night) -> None:
     assert xtrans.run.outcome == "done"
     assert [f.id for f in xtrans.run.findings if f.severity == "error"] == []
+    # Twelve frames of each kind are enough, and nobody takes the colours of a flat for noise.
+    assert "CHK029" not in xtrans.finding_ids()
     product = next(p for p in xtrans.run.products if p.kind == "integration")
     assert (product.frames_used, product.frames_excluded) == (8, 0)
     assert xtrans.pixels("integration").shape == (3, 366, 486)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from astropy.io import fits
+from PIL import Image
 
 import wbpy
 from wbpy import cli
@@ -86,6 +87,26 @@ def test_pictures_are_written_into_the_folder(night: Path, tmp_path: Path):
         assert sheet.size == (2 * 248 + 8, 80 + 14 + 2 * 8)
         assert np.asarray(sheet).std() > 10
     assert wbpy.inspect(night / "LIGHT").pictures == ()
+
+
+def test_a_mosaic_is_shown_in_grey_and_tagged_with_its_pattern(
+    night: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    mosaic = np.full((400, 480), 1000, np.uint16)
+    mosaic[::2, ::2] = 9000
+    mosaic[1::2, 1::2] = 200
+    header = fits.Header({"IMAGETYP": "Light Frame", "BAYERPAT": "RGGB"})
+    fits.PrimaryHDU(mosaic, header).writeto(tmp_path / "even.fits")
+    with pytest.raises(SystemExit) as end:
+        cli.main(["inspect", str(tmp_path / "even.fits"), "-o", str(tmp_path / "pictures")])
+    assert end.value.code == 0 and "grey, CFA RGGB" in capsys.readouterr().out
+    with Image.open(tmp_path / "pictures" / "contact_sheet.png") as sheet:
+        assert sheet.mode == "L"
+        # The middle of the thumbnail: no pattern of colours is left in it.
+        assert np.unique(np.asarray(sheet)[40:180, 40:200]).size == 1
+    with pytest.raises(SystemExit):
+        cli.main(["inspect", str(sorted((night / "LIGHT").iterdir())[0])])
+    assert "grey, CFA RGGB" in capsys.readouterr().out
 
 
 def test_a_damaged_file_is_named_and_the_others_are_shown(night: Path, tmp_path: Path):

@@ -19,6 +19,7 @@ from wbpy.errors import ReadError
 from wbpy.model import Frame, Group, Step
 from wbpy.stages import checks, levels
 from wbpy.stages.checks import FrameStatistics, Measured, Observation
+from wbpy.stages.debayer import BAYER_LETTERS
 from wbpy.stages.levels import PlaneLevels
 
 if TYPE_CHECKING:
@@ -129,7 +130,9 @@ def _noise_of_masters(
         return [one.statistics for one in sets[name][1]] if made else []
 
     offset = raw("dark") or raw("bias")
-    flats = raw("flat")
+    # The statistics of an X-Trans frame are those of all colours together: in a flat they tell no noise.
+    mixed = light.frame.cfa is not None and len(light.frame.cfa) > BAYER_LETTERS
+    flats = [] if mixed else raw("flat")
     base = _level(_companion(context, group, "bias")) or 0.0
     return checks.masters_noise(
         context.rules,

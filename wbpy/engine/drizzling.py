@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from wbpy.engine import products
 from wbpy.engine.context import Context
@@ -16,9 +16,6 @@ from wbpy.model import Frame, Outcome, Product, Step
 from wbpy.stages import drizzle, integrate, measure, weigh
 from wbpy.stages.drizzle import Coverage, DrizzleParams, Strip
 from wbpy.stages.measure import MeasureParams
-
-if TYPE_CHECKING:
-    pass
 
 
 def drizzle_lights(
@@ -61,7 +58,9 @@ def drizzle_lights(
     abouts = {name: context.store.product(make_key(key, name), path) for name, path in files.items()}
     outcome: Outcome = "partial" if done.lost else "done"
     _judge(context, step, params, done, treated)
-    about = abouts["drizzle"]
+    # The first output is the picture, or the red one of three.
+    main = next(iter(files))
+    about = abouts[main]
     if about is not None and all(value is not None for value in abouts.values()):
         why = "lights, decisions, parameters and files are unchanged"
         outcome = "partial" if done.lost else "reused"
@@ -76,21 +75,21 @@ def drizzle_lights(
         about = _write(strips, files, headers, products.history(chain, {}, frames), shape, done.pedestal)
         about |= {name: getattr(coverage, name).tolist() for name in ("common", "holes", "thin")}
         for name, path in files.items():
-            context.store.put_product(make_key(key, name), path, about if name == "drizzle" else {})
+            context.store.put_product(make_key(key, name), path, about if name == main else {})
     coverage = Coverage(*(np.array(about[name], np.int64) for name in ("common", "holes", "thin")))
     found = _report(context, step, params, about, coverage, cfa is not None)
     exposures = [e for path in done.paths if (e := treated[path].frame.exposure) is not None]
     for name, path in files.items():
         context.products.append(
             Product(
-                kind=name,
+                kind=products.split_name(name, channels)[0],
                 path=str(path),
                 group=step.group,
                 frames_used=len(done.paths),
                 frames_excluded=len(context.groups[step.group].frames) - len(done.paths),
                 exposure_total=round(sum(exposures), 6) if exposures else None,
                 outcome=outcome,
-                measurements=found if name == "drizzle" else {},
+                measurements=found if name == main else {},
             )
         )
     return outcome, why
@@ -144,10 +143,14 @@ def _headers(
     sky = done.sky and done.sky.moved(np.array([[finer, 0.0, corner], [0.0, finer, corner], [0.0, 0.0, 1.0]]))
     headers = {}
     for name, path in files.items():
+        what, planes = products.split_name(name, len(products.COLOURS))
         cards = [
             (keyword, value / params.scale if keyword in products.PIXEL_SIZES else value, comment)
-            for keyword, value, comment in products.integration_cards(frames, leader, name, key, assumed)
+            for keyword, value, comment in products.integration_cards(frames, leader, what, key, assumed)
         ]
+        if what != name:
+            cards = [card for card in cards if card[0] != "FILTER"]
+            cards.append(("FILTER", products.COLOURS[planes.start], "channel of frames with a CFA"))
         cards += [
             ("DRIZSCAL", params.scale, "pixels per pixel of the reference, each axis"),
             ("DRIZFRAC", drizzle.shrink_of(params, frames[0].cfa is not None), "side of the drop, pixels of a light"),
@@ -169,20 +172,26 @@ def _write(
     import numpy as np
 
     channels, height, width = shape
-    size = shape if channels > 1 else shape[1:]
     thumbnail = products.Thumbnail(shape)
     added: list[products.Card] = [("PEDESTAL", round(pedestal), "[DN] added to the result")] if pedestal else []
     below = above = 0
     y0, y1, x0, x1 = integrate.middle_of(shape[1:])
     middle = np.empty((y1 - y0, x1 - x0), np.float32)
-    files["drizzle"].parent.mkdir(exist_ok=True)
-    sheets = [("drizzle", "drizzle", size), ("drizzle_weight", "weight", size)]
+    files["drizzle_preview"].parent.mkdir(exist_ok=True)
     with products.PictureFiles() as pictures:
-        # In XISF the weights are a further image of the same file.
-        alone = "drizzle_weight" in files
-        pictures.add(files["drizzle"], sheets[:1] if alone else sheets, headers["drizzle"] + added, history)
-        if alone:
-            pictures.add(files["drizzle_weight"], sheets[1:], headers["drizzle_weight"])
+        sheets: dict[str, list[tuple[str, slice]]] = {"drizzle": [], "drizzle_weight": []}
+        for name, path in files.items():
+            if name == "drizzle_preview":
+                continue
+            what, planes = products.split_name(name, channels)
+            size = (planes.stop - planes.start, height, width) if planes.stop - planes.start > 1 else (height, width)
+            is_picture = what == "drizzle"
+            # In XISF the weights are a further image of the same file.
+            inside = ["drizzle", "drizzle_weight"] if is_picture and "drizzle_weight" not in files else [what]
+            images = [(f"{name}/{one}", one.removeprefix("drizzle_"), size) for one in inside]
+            for one in inside:
+                sheets[one].append((f"{name}/{one}", planes))
+            pictures.add(path, images, headers[name] + (added if is_picture else []), history if is_picture else ())
         for strip in strips:
             rows = slice(max(y0, strip.y0), min(y1, strip.y0 + strip.image.shape[1]))
             if rows.start < rows.stop:
@@ -194,8 +203,10 @@ def _write(
             for c in range(channels):
                 pixels, cut_below, cut_above = products.to_unit_range(strip.image[c])
                 below, above = below + cut_below, above + cut_above
-                pictures.write_rows("drizzle", c, strip.y0, pixels)
-                pictures.write_rows("drizzle_weight", c, strip.y0, strip.weight[c])
+                for what, rows_of in (("drizzle", pixels), ("drizzle_weight", strip.weight[c])):
+                    for sheet, planes in sheets[what]:
+                        if planes.start <= c < planes.stop:
+                            pictures.write_rows(sheet, c - planes.start, strip.y0, rows_of)
         pictures.commit()
     small = thumbnail.image()
     write_preview(files["drizzle_preview"], small if channels > 1 else small[0])

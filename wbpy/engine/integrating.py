@@ -28,10 +28,6 @@ if TYPE_CHECKING:
     from wbpy.io.wcs import Wcs
 
 
-COLOURS = "RGB"
-"""Channels of frames with a CFA, in order."""
-
-
 def integrate_lights(
     context: Context,
     step: Step,
@@ -174,7 +170,7 @@ def integrate_lights(
         exposures = [frame.exposure for frame in frames if frame.exposure is not None]
         context.products.append(
             Product(
-                kind=_split_name(name, channels)[0],
+                kind=products.split_name(name, channels)[0],
                 path=str(path),
                 group=step.group,
                 frames_used=len(paths),
@@ -204,14 +200,14 @@ def _headers(
     assumed = context.plan.settings["scan"]["row_order"].value
     headers = {}
     for name, path in files.items():
-        what, planes = _split_name(name, len(COLOURS))
+        what, planes = products.split_name(name, len(products.COLOURS))
         cards = [
             (keyword, side * value if side > 1 and keyword in products.PIXEL_SIZES else value, comment)
             for keyword, value, comment in products.integration_cards(frames, reference, what, key, assumed)
         ]
         if what != name:
             cards = [card for card in cards if card[0] != "FILTER"]
-            cards.append(("FILTER", COLOURS[planes.start], "channel of frames with a CFA"))
+            cards.append(("FILTER", products.COLOURS[planes.start], "channel of frames with a CFA"))
         headers[name] = cards + products.sky_cards(sky, path, reference.row_order or assumed, height)
     return headers
 
@@ -276,7 +272,7 @@ def _write_integration(
         for name, path in files.items():
             if name == "preview":
                 continue
-            what, planes = _split_name(name, shape[0])
+            what, planes = products.split_name(name, shape[0])
             size = (planes.stop - planes.start, *shape[1:]) if planes.stop - planes.start > 1 else shape[1:]
             is_picture = what == "integration"
             inside = [what, *(one for one in maps if is_picture and one not in files)]
@@ -308,14 +304,6 @@ def _write_integration(
     about: dict[str, Any] = {"below": below / total, "above": above / total, "uncovered": uncovered / total}
     about["odd_region"] = regions.odd(len(frames), odd_share)
     return about, middle
-
-
-def _split_name(name: str, channels: int) -> tuple[str, slice]:
-    """Return what an output of the step holds, and which planes of it: ``integration_R`` is the first one."""
-    for channel, letter in enumerate(COLOURS):
-        if name == f"integration_{letter}":
-            return "integration", slice(channel, channel + 1)
-    return name, slice(0, channels)
 
 
 def _report(context: Context, step: Step, about: dict[str, Any], paths: Sequence[str]) -> None:

@@ -24,6 +24,9 @@ Card = tuple[str, Any, str]
 DN_RANGE = 65535.0
 """DN that become 1.0 in a product."""
 
+COLOURS = "RGB"
+"""Channels of frames with a CFA, in order."""
+
 PIXEL_SIZES = ("XPIXSZ", "YPIXSZ", "PIXSIZE1", "PIXSIZE2", "PIXSCALE", "SCALE", "SECPIX", "SECPIX1", "SECPIX2")
 """Keywords with the size of a pixel, for pictures whose pixels are not those of the lights."""
 
@@ -208,6 +211,15 @@ def to_unit_range(rows: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32
     np.nan_to_num(scaled, copy=False, nan=0.0)
     np.clip(scaled, 0.0, 1.0, out=scaled)
     return scaled, below, above
+
+
+def split_name(name: str, channels: int) -> tuple[str, slice]:
+    """Return what an output of a step holds, and which planes of it: ``integration_R`` is the first one."""
+    what, _, letter = name.rpartition("_")
+    if what and letter in tuple(COLOURS):
+        channel = COLOURS.index(letter)
+        return what, slice(channel, channel + 1)
+    return name, slice(0, channels)
 
 
 class PictureFiles:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,16 +101,27 @@ def lacks_bias(
     if overscanning.in_use(context):
         # All frames lost their level, and what is left of it tells nothing.
         return False
-    bias_dn = _bias_level(context, step, done) if bias is None else _master_level(bias)
-    dark_dn = _master_level(dark)
+    bias_dn = _bias_level(context, step, done) if bias is None else _master_level(context, bias)
+    dark_dn = _master_level(context, dark)
     if bias_dn is None or not is_pre_calibrated(dark_dn, bias_dn):
         return False
     context.find("CAL006", step.id, dark=dark.path.name, dark_dn=dark_dn, bias_dn=bias_dn, use=use)
     return True
 
 
-def _master_level(master: MasterFile) -> float:
-    return finite_median(master.read()) if master.level is None else master.level
+def _master_level(context: Context, master: MasterFile) -> float:
+    return master.level if master.level is not None else _level(context, master.key, master.read)
+
+
+def _level(context: Context, key: str, read: Callable[[], npt.NDArray[np.float32]]) -> float:
+    """Return the median of an image, measured once; `key` tells which image it is."""
+    own = make_key("level", key)
+    known = context.store.record(own)
+    if known is not None:
+        return float(known[0]["level_dn"])
+    level = finite_median(read())
+    context.store.put_record(own, {"level_dn": level})
+    return level
 
 
 def _bias_level(context: Context, step: Step, done: dict[str, MasterFile]) -> float | None:
@@ -123,11 +135,14 @@ def _bias_level(context: Context, step: Step, done: dict[str, MasterFile]) -> fl
         if group.is_master:
             made = provide(context, group.id, done)
         if made is not None:
-            return _master_level(made)
+            return _master_level(context, made)
         try:
             reader = FrameReader(frame, context.store)
-            return finite_median(reader.read(0, reader.shape[0])) - (frame.pedestal or 0.0)
+            key = make_key(context.digest(frame.path), frame.dn_per_unit)
+            whole = partial(reader.read, 0, reader.shape[0])
+            return _level(context, key, whole) - (frame.pedestal or 0.0)
         except ReadError:
+            # Another set of bias frames may tell; the step that needs this frame reports it.
             continue
     return None
 

@@ -16,7 +16,7 @@ from wbpy.kernels.statistics import median_mad, sampled
 _NEAR = 2
 """Pixels of its colour within this many columns and rows are compared with a pixel."""
 _FARTHEST = 16
-_SHARPEST = 0.8
+_SHARPEST = 0.125
 """Least light beside the peak of a star, as a share of the peak: a star of 1.5 px FWHM leaves 0.29 in the second
 brightest of the eight pixels around it, and half of that where the filters beside it pass its colour worse."""
 

@@ -29,8 +29,8 @@ def show_inspection(console: Console, inspection: Inspection, verbosity: int = 0
         names = ["frame", "plane", "mean", "median", "MAD", "min", "max", "<= 0", f"{low:g}-{high:g}", "levels"]
         print_table(console, names, [row for one in inspection.frames for row in _rows(one)], right=names[2:])
         console.print()
-        names = ["frame", "role", "scale", "noise", "saturation"]
-        print_table(console, names, [_facts(one) for one in inspection.frames], right=names[3:])
+        names = ["frame", "role", "colours", "scale", "noise", "saturation"]
+        print_table(console, names, [_facts(one) for one in inspection.frames], right=names[4:])
         console.print()
         console.print("Values in DN of the 16-bit scale. Noise is that of neighbouring pixels.")
         if verbosity > 0 or len(inspection.frames) <= HISTOGRAMS:
@@ -75,10 +75,18 @@ def _facts(one: InspectedFrame) -> list[str]:
     return [
         PurePath(one.path).name,
         f"master {role}" if one.master else role,
+        _colours(one.cfa),
         one.scale,
         f"{one.statistics.noise:.2f}",
         "not reached" if level is None else f"{level:.0f}",
     ]
+
+
+def _colours(cfa: str | None) -> str:
+    """Return what kind of picture a frame is: one that is not debayered yet is shown in grey, and said to be so."""
+    if cfa is None:
+        return "mono"
+    return f"grey, CFA {cfa}" if len(cfa) == 4 else "grey, CFA X-Trans"
 
 
 def histogram_lines(histogram: Histogram) -> Sequence[str]:

@@ -24,7 +24,7 @@ BAYER_LETTERS = 4
 """Of the pattern of a Bayer mosaic, as a frame states it."""
 
 BAYER_ONLY = ("malvar", "rcd", "vng")
-"""Methods that count on the 2x2 cell; frames with another one are interpolated by ``guided``."""
+"""Methods that count on the 2x2 cell; :func:`run` interpolates frames with another one by ``guided``."""
 
 
 class DebayerParams(Params, frozen=True, kw_only=True):
@@ -39,11 +39,6 @@ class DebayerParams(Params, frozen=True, kw_only=True):
             "frames: guided, bilinear, superpixel"
         ),
     ] = "guided"
-
-
-def method_for(params: DebayerParams, period: int) -> Method:
-    """Return the method that is used on a mosaic whose cell has `period` pixels a side."""
-    return "guided" if period != 2 and params.method in BAYER_ONLY else params.method
 
 
 def joined(params: DebayerParams, cfa: npt.NDArray[np.uint8] | None) -> int:
@@ -86,9 +81,8 @@ def run(params: DebayerParams, image: FloatArray, cfa: npt.NDArray[np.uint8]) ->
     if side == 3:
         xtrans.superpixel(image, cfa, out)
         return out
-    method = method_for(params, len(cfa))
     if len(cfa) != 2:
-        (xtrans.bilinear if method == "bilinear" else xtrans.guided)(image, cfa, out)
+        (xtrans.bilinear if params.method == "bilinear" else xtrans.guided)(image, cfa, out)
         return out
     {
         "guided": guided.guided,
@@ -96,7 +90,7 @@ def run(params: DebayerParams, image: FloatArray, cfa: npt.NDArray[np.uint8]) ->
         "rcd": debayer.rcd,
         "vng": vng.vng,
         "bilinear": debayer.bilinear,
-    }[method](image, cfa, out)
+    }[params.method](image, cfa, out)
     return out
 
 
