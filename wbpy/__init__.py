@@ -653,7 +653,8 @@ def _scan(
         names = ", ".join(str(path) for path in paths)
         notes = "".join(f". {finding.message}" for finding in catalog.findings[:3])
         raise ConfigError(
-            f"{names}: no image files were found; wbpy reads FITS (.fits, .fit, .fts, also .gz and .fz){notes}"
+            f"{names}: no image files were found; wbpy reads FITS (.fits, .fit, .fts, also .gz and .fz), XISF and "
+            f"the raw files of photo cameras{notes}"
         )
     return catalog
 

@@ -252,7 +252,9 @@ def load_config(
         try:
             checked = msgspec.convert({name: value}, kinds[section], strict=False)
         except msgspec.ValidationError as error:
-            raise ConfigError(f"{origin}: {section}.{name} = {value!r}: {error}") from error
+            choices = _choices(kinds[section], name)
+            told = f"it can be {', '.join(choices)}" if choices else str(error)
+            raise ConfigError(f"{origin}: {section}.{name} = {value!r}: {told}") from error
         found = getattr(checked, name)
         if (section, name) in ACCUMULATED and name in values[section]:
             found = (*values[section][name], *found)
@@ -294,6 +296,25 @@ def _read(file: Path) -> dict[str, Any]:
         raise ConfigError(f"--config {file}: cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"--config {file}: not valid TOML: {error}") from error
+
+
+def _choices(kind: type[msgspec.Struct], name: str) -> list[str]:
+    """Return the words that a parameter can be, or those of which its list can consist; none for other parameters."""
+    about = msgspec.inspect.type_info(kind)
+    fields = about.fields if isinstance(about, msgspec.inspect.StructType) else ()
+    kinds = [field.type for field in fields if field.name == name]
+    found: list[str] = []
+    while kinds:
+        match kinds.pop():
+            case msgspec.inspect.LiteralType(values=values):
+                found += map(str, values)
+            case msgspec.inspect.Metadata(type=inner) | msgspec.inspect.VarTupleType(item_type=inner):
+                kinds.append(inner)
+            case msgspec.inspect.UnionType(types=inner):
+                kinds.extend(inner)
+            case _:
+                pass
+    return sorted(found)
 
 
 def _parse(raw: str, kind: type[msgspec.Struct] | None, name: str) -> Any:

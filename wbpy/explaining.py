@@ -378,7 +378,9 @@ class _Explainer:
                 sections.append(Section(title="Limits", lines=limits))
             if rule.guide:
                 sections.append(Section(title="Guide", lines=(f"section {rule.guide.lstrip('§')}",)))
-        lines = tuple(_finding_lines(subjects)) or ("not raised in this plan or its last run",)
+        lines = tuple(line for finding in subjects for line in (finding.subject, *_finding_lines([finding]))) or (
+            "not raised in this plan or its last run",
+        )
         sections.append(Section(title="In this plan", lines=lines))
         return Explanation(target=id, kind="finding", title=title, sections=tuple(sections))
 

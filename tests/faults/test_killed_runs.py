@@ -124,5 +124,5 @@ def test_a_run_in_the_folder_of_a_working_one_is_refused(night: Path, tmp_path: 
         output, _ = process.communicate(timeout=300)
         assert process.returncode == 2, output
         assert "another run is working in this folder" in output and "Traceback" not in output
-        assert not images(tmp_path)
+        assert not lights(tmp_path)
     finish(night, tmp_path)

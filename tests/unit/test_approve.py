@@ -151,7 +151,8 @@ def names(worse: Candidate, count: int = 8) -> list[set[str]]:
         (light(3, eccentricity=0.75, coherence=0.9, fwhm=5.0), {"trailing"}),
         (light(3, fwhm=5.0, stars=120, clear=0.97), {"defocus"}),
         (light(3, background=1200.0, noise=19.0, stars=140), {"bright_sky"}),
-        (light(3, stars=3, clear=None, fwhm=math.nan, eccentricity=math.nan, coherence=0.0), {"cloud"}),
+        (light(3, stars=3, clear=None, fwhm=math.nan, eccentricity=math.nan, coherence=0.0), {"no_stars"}),
+        (light(3, stars=3, clear=None, fwhm=math.nan, background=9e3, noise=90.0, coherence=0.0), {"no_stars"}),
         # Near misses.
         (light(3, clear=0.9), set()),
         (light(3, clear=None, stars=150), set()),

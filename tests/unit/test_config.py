@@ -73,7 +73,8 @@ def test_text_of_set_becomes_numbers_flags_lists_and_none():
         ("cosmetic.hot_sigma", "expected section.name=value"),
         ("hot_sigma=5", "expected section.name=value"),
         ("cosmetic.hot_sigma=none", "cosmetic.hot_sigma"),
-        ("run.keep=everything", "run.keep"),
+        ("run.keep=everything", "it can be calibrated, cosmetic, debayered, registered"),
+        ("scan.role=lihgt", "it can be bias, dark, flat, flat_dark, light"),
     ],
 )
 def test_wrong_setting_names_its_origin_and_what_is_wrong(text: str, told: str):

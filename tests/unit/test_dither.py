@@ -74,3 +74,8 @@ def test_there_and_back_is_no_march():
 def test_four_lights_are_too_few_to_say_anything():
     assert judged(np.zeros((4, 2))) is None
     assert judged(np.zeros((5, 2))) == "DTH001"
+
+
+def test_a_small_random_dither_on_a_drift_is_not_walking_noise():
+    for seed in range(20):
+        assert judged(scattered(20, 4.0, seed, drift=(0.4, 0.0))) != "DTH002"

@@ -150,6 +150,7 @@ def test_finding_shows_its_page_and_its_subjects():
     text = told("pln001")
     assert text.startswith("PLN001: Calibration frames are not used (info)")
     assert "bias-g100-o50-m10C (6 frames) serves no light" in text
+    assert "In this plan\n  bias-g100-o50-m10C\n  PLN001" in text, "whom it concerns"
     assert "Limits" in told("MAT007") and "days = 30" in told("MAT007")
     assert "not raised in this plan" in told("MAT007")
 

@@ -575,7 +575,8 @@ def closing_line(text: str, findings: Sequence[Finding]) -> str:
 
 def _run_line(run: Run, out: Path) -> str:
     masters = sum(product.kind.startswith("master_") for product in run.products)
-    integrations = sum(product.kind == "integration" for product in run.products)
+    # The channels of a colour camera may stand in files of their own.
+    integrations = len({product.group for product in run.products if product.kind == "integration"})
     made = f"{count(integrations, 'integration')} and {count(masters, 'master')} in {plain(str(out))}"
     broken = sum(step.outcome in ("failed", "blocked") for step in run.steps)
     undone = f"{count(broken, 'step')} not done"

@@ -56,7 +56,7 @@ HIGHER_IS_BETTER = {
 }
 """Metrics that can be limited, and on which side the limit lies."""
 
-Name = Literal["cloud", "haze", "trailing", "defocus", "bright_sky"]
+Name = Literal["cloud", "haze", "trailing", "defocus", "bright_sky", "no_stars"]
 
 NAMED: dict[Name, str] = {
     "cloud": "APP011",
@@ -64,6 +64,7 @@ NAMED: dict[Name, str] = {
     "trailing": "APP013",
     "defocus": "APP014",
     "bright_sky": "APP015",
+    "no_stars": "APP016",
 }
 """What lights are called, and the finding that says so."""
 
@@ -262,10 +263,15 @@ def _names(
             names["trailing"] = {"eccentricity": m.eccentricity, "angle_deg": m.angle}
         elif width[i] > defocus["fwhm_ratio"]:
             names["defocus"] = {"ratio": float(width[i]), "fwhm_px": m.fwhm}
-        elif math.isnan(clear[i]) and m.count < cloud["stars"] * rich:
+        elif math.isnan(clear[i]) and m.count < thresholds["no_stars"]["stars"] * rich:
             # Too few stars are left to be matched with those of other frames, and their shape does not explain it.
-            names["cloud"] = {"percent": math.nan, "stars": m.count}
-        if "cloud" not in names and sky[i] > bright["background_ratio"] and grain[i] > bright["noise_ratio"]:
+            names["no_stars"] = {"stars": m.count, "usual": rich, "background_dn": float(background[i])}
+            names["no_stars"]["sky_dn"] = middle(background)
+        if (
+            not names.keys() & {"cloud", "no_stars"}
+            and sky[i] > bright["background_ratio"]
+            and grain[i] > bright["noise_ratio"]
+        ):
             names["bright_sky"] = {"ratio": float(sky[i]), "background_dn": float(background[i])}
         found.append(names)
     return found
