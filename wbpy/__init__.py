@@ -369,8 +369,8 @@ def run(
         if _many(config) or preset is not None or _many(set) or "run.keep" in options or decisions:
             raise ConfigError(
                 "a saved plan is executed as it was reviewed: --set, --config, --preset, --keep, --group-by, --merge, "
-                "--drizzle, --use, --exclude and --library cannot change it. Make a new plan with these options, then run "
-                "that"
+                "--drizzle, --use, --exclude and --library cannot change it. Make a new plan "
+                "with these options, then run that"
             )
         if out is not None and Path(out).resolve() != Path(reviewed.out):
             raise ConfigError(
