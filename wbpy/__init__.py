@@ -555,7 +555,7 @@ def _settings(
     options: Mapping[str, Any],
     given: Mapping[str, Param] | None = None,
 ) -> tuple[Rules, Config]:
-    from wbpy.config import load_config, memory_limit_bytes
+    from wbpy.config import RunSettings, load_config, memory_limit_bytes, store_limit_bytes
     from wbpy.rules import load_rules
 
     knowledge = load_rules([Path(folder) for folder in _many(rules)])
@@ -568,7 +568,9 @@ def _settings(
         options=options,
         sets=_many(sets),
     )
-    memory_limit_bytes(str(settings.params("run")["memory_limit"].value))
+    run = settings.section("run", RunSettings)
+    memory_limit_bytes(run.memory_limit)
+    store_limit_bytes(run.store_limit)
     return knowledge, settings
 
 

@@ -145,6 +145,13 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     check_disk: Annotated[
         bool, Meta(description="refuse to start when the disk would fill up, by the plan's estimate")
     ] = True
+    store_limit: Annotated[
+        str,
+        Meta(
+            description="size of OUT/.store above which a run, when it is through, removes the intermediate results "
+            "that it did not use itself, those used longest ago first"
+        ),
+    ] = "50GB"
 
 
 SETTINGS: dict[str, type[msgspec.Struct]] = {
@@ -353,17 +360,38 @@ def memory_limit_bytes(text: str) -> int:
     ConfigError
         If the text is not a number with one of the units B, kB, MB, GB, TB, KiB, MiB, GiB, TiB, or is below 256 MB.
     """
-    import re
-
     import psutil
 
     if text.strip().lower() == "auto":
         return int(psutil.virtual_memory().total) // 2
-    found = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([kmgt]?)(i?)b?\s*", text.lower())
-    if not found:
+    size = _bytes(text)
+    if size is None:
         raise ConfigError(f"memory limit {text!r}: expected a size such as 8GB, 512MiB or auto")
-    base = 1024 if found[3] else 1000
-    size = int(float(found[1]) * base ** " kmgt".index(found[2] or " "))
     if size < 256_000_000:
         raise ConfigError(f"memory limit {text!r} is below 256MB, which is what the program itself needs")
     return size
+
+
+def store_limit_bytes(text: str) -> int:
+    """Return the size above which the store shrinks, such as ``50GB``, in bytes.
+
+    Raises
+    ------
+    ConfigError
+        If the text is not a number with one of the units of :func:`memory_limit_bytes`.
+    """
+    size = _bytes(text)
+    if size is None:
+        raise ConfigError(f"run.store_limit {text!r}: expected a size such as 50GB or 800MB")
+    return size
+
+
+def _bytes(text: str) -> int | None:
+    """Return a number with a unit in bytes; None for other texts."""
+    import re
+
+    found = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([kmgt]?)(i?)b?\s*", text.lower())
+    if not found:
+        return None
+    base = 1024 if found[3] else 1000
+    return int(float(found[1]) * base ** " kmgt".index(found[2] or " "))

@@ -194,15 +194,16 @@ def inspect(
 
 
 class _FileReader:
-    """One open image, read by band."""
+    """One plane of an open image, read by band."""
 
-    def __init__(self, image: Any, name: str) -> None:
+    def __init__(self, image: Any, name: str, channel: int = 0) -> None:
         self._image = image
+        self._channel = channel
         self.name = name
         self.shape: tuple[int, int] = (image.height, image.width)
 
     def read(self, y0: int, y1: int) -> npt.NDArray[np.float32]:
-        rows: npt.NDArray[np.float32] = self._image.read(y0, y1)
+        rows: npt.NDArray[np.float32] = self._image.read(y0, y1, self._channel)
         return rows
 
     def words(self, y0: int, y1: int) -> None:
@@ -218,12 +219,21 @@ def _look(
     from wbpy.io.images import open_image
     from wbpy.kernels import histograms
 
-    cell = 4 if frame.cfa is not None and len(frame.cfa) == 4 else 1
-    counts = np.empty((cell, histograms.SIZE), np.int64)
+    planes = len(checks.plane_names(frame.cfa))
+    name = Path(frame.path).name
     thumb = None
     try:
         with open_image(frame.path, frame.dn_per_unit) as image:
-            numbers = checks.measure_frame(_FileReader(image, Path(frame.path).name), frame.cfa, counts)
+            counts = np.empty((max(planes, image.channels), histograms.SIZE), np.int64)
+            if image.channels == 1:
+                numbers = checks.measure_frame(_FileReader(image, name), frame.cfa, counts)
+            else:
+                colours = "RGB" if image.channels == 3 else [f"plane {n}" for n in range(1, image.channels + 1)]
+                parts = {
+                    colour: checks.measure_frame(_FileReader(image, name, n), None, counts[n : n + 1])
+                    for n, colour in enumerate(colours)
+                }
+                numbers = checks.join_planes(parts, counts)
             if picture:
                 from wbpy.io.contact_sheet import thumbnail
 

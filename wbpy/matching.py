@@ -352,12 +352,15 @@ class _Matcher:
     def _decide(self, subject: Group, ladder: Ladder, earlier: Mapping[str, str]) -> tuple[Match | None, list[Finding]]:
         """Return the match of one subject and role, None when a rung says that it is not needed."""
         answer = self._answer(subject, ladder, earlier)
-        if not answer.needed:
-            return None, []
+        pin = self.pins.get((subject.id, ladder[1]))
         rule = answer.rung.asked if answer.rung is not None else None
+        if not answer.needed:
+            if pin is None or pin.group is None or rule is None:
+                return None, []
+            match = Match(subject=subject.id, role=ladder[1], chosen=pin.group.id, rule=PIN, sets={}, candidates=())
+            return None, [unneeded(self.rules, match, pin.text, rule.meaning)]
         sets = rule.sets if rule is not None and answer.good else {}
         match = _match(subject, ladder[1], rule.id if rule else "none", sets, answer.good, answer.refused)
-        pin = self.pins.get((subject.id, ladder[1]))
         if pin is not None:
             return self._pinned(subject, ladder, pin, match)
         if answer.rung is None:
@@ -562,6 +565,12 @@ class _Matcher:
         told = "; ".join(reason_text(reason) for reason in failed)
         evidence |= {"broken": "; ".join(wrong) or None, "differences": f": {told}" if told else ""}
         return match, [make_finding(self.rules, "MAT014" if failed else "MAT013", subject.id, **evidence)]
+
+
+def unneeded(rules: Rules, match: Match, pin: str, because: str) -> Finding:
+    """Return the finding that the master of a match by hand has no part in the calibration of its subject."""
+    role = match.role.replace("_", "-")
+    return make_finding(rules, "MAT019", match.subject, role=role, chosen=match.chosen, pin=pin, because=because)
 
 
 PIN = "pin"

@@ -27,7 +27,7 @@ from wbpy.config import (
 from wbpy.errors import ConfigError, PlanError, RuleError
 from wbpy.findings import make_finding
 from wbpy.grouping import make_groups, name_token, safe_name, scopes, unique_names, user_keywords
-from wbpy.matching import PIN, match_masters
+from wbpy.matching import PIN, match_masters, unneeded
 from wbpy.model import (
     Artifact,
     Estimate,
@@ -348,14 +348,18 @@ class _Builder:
     def _light_steps(self, group: Group) -> dict[str, str | None]:
         """Add the per-light steps of one calibration group; return the ids that give its images and its stars."""
         chosen = {role: match for role, match in self.matches[group.id].items() if match.chosen is not None}
-        providers: dict[str, tuple[str, ...]] = {
-            role: (self._provider(match.chosen or ""),) for role, match in chosen.items()
-        }
         sets: dict[str, Param] = {}
         for match in chosen.values():
             sets |= self._sets(match)
         if "dark" in chosen:
             sets |= self._unscaled(group, sets)
+        if "dark" in chosen and "bias" in chosen and not _scales_darks(self._calibrate_params(sets)):
+            bias = chosen.pop("bias")
+            if bias.rule == PIN:
+                self.findings.append(unneeded(self.rules, bias, f"--use bias={bias.chosen}", "The dark is not scaled."))
+        providers: dict[str, tuple[str, ...]] = {
+            role: (self._provider(match.chosen or ""),) for role, match in chosen.items()
+        }
         if "dark" in chosen and "bias" not in chosen and _scales_darks(self._calibrate_params(sets)):
             self._find("CAL005", group.id, dark=chosen["dark"].chosen)
         lights = _count(len(group.frames), "light")

@@ -148,7 +148,8 @@ def _look(frame: Frame, at: Sequence[tuple[float, float]]) -> FrameStars:
     from wbpy.stages import measure
 
     with open_image(frame.path, frame.dn_per_unit) as image:
-        pixels = image.read()
+        # Of a picture in colour the green plane, as of a mosaic.
+        pixels = image.read(channel=image.channels // 2)
     cfa = None
     if frame.cfa is not None:
         period = math.isqrt(len(frame.cfa))

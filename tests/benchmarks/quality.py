@@ -165,6 +165,9 @@ def _satellites(electrons: NDArray, truth: np.lib.npyio.NpzFile, night: Path, gr
         raw = next((night / "LIGHT").glob(f"{name}*"))
         light = np.asarray(fits.getdata(raw), np.float64)
         mask = np.unpackbits(bits)[: light.size].reshape(light.shape).astype(bool)
+        # The middle of the trail: its faint rim is no measure.
+        core = ndimage.binary_erosion(mask, iterations=2)
+        mask = core if core.any() else mask
         if not mask.any():
             continue
         y, x = np.nonzero(mask & (np.random.default_rng(1).random(mask.shape) < min(1.0, 4000 / mask.sum())))

@@ -53,10 +53,23 @@ def test_same_bits_however_the_work_is_spread(night: Night, tmp_path: Path, opti
 def test_a_second_run_makes_nothing_again(night: Night) -> None:
     before = {path: path.stat().st_mtime_ns for path in night.out.rglob("*.fits")}
     run = wbpy.run(wbpy.plan(inputs(night), night.out))
-    assert run.outcome in ("reused", "done")
+    assert run.outcome == "reused", "what is only decided again is no work"
     made = [step for step in run.steps if step.outcome == "done" and step.id.split("/")[0] in ("masters", "integrate")]
     assert made == []
     assert {path: path.stat().st_mtime_ns for path in night.out.rglob("*.fits")} == before
+
+
+def test_files_of_earlier_runs_are_named_and_left_alone(night: Night, tmp_path: Path) -> None:
+    assert "ENG003" not in night.finding_ids()
+    out = tmp_path / "out"
+    shutil.copytree(night.out, out)
+    product = next(out.glob("integrations/*s.fits"))
+    old = product.with_name("Sketch_Nebula_L_60s_drizzle_2x.fits")
+    shutil.copy(product, old)
+    run = wbpy.run(wbpy.plan(inputs(night), out))
+    [found] = [f for f in run.findings if f.id == "ENG003"]
+    assert found.evidence["count"] == 1 and old.name in found.message
+    assert old.exists()
 
 
 def test_deleting_the_store_loses_nothing_but_time(night: Night, tmp_path: Path) -> None:

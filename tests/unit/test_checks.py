@@ -1,5 +1,6 @@
 """Each check sees its fault at a strength that matters, and is silent just short of it."""
 
+import math
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -11,6 +12,7 @@ from checked_frames import RULES, Pixels, frame, ids, mean, measured, observe, t
 from wbpy import inspecting
 from wbpy.kernels import histograms
 from wbpy.simulate import Optics, Sensor, SessionSpec, write_session
+from wbpy.simulate.dng import XTRANS
 from wbpy.stages import checks
 
 SENSOR = Sensor(width=128, height=96, glow_e_per_s=0.0)
@@ -59,6 +61,36 @@ def test_statistics_are_those_of_numpy():
                 part = image[number // 2 :: 2, number % 2 :: 2]
                 assert plane.median == np.nanmedian(part)
                 assert plane.pixels == np.isfinite(part).sum()
+
+
+def test_the_colours_of_an_xtrans_frame_are_told_apart():
+    rng = np.random.default_rng(5)
+    colours = np.array(list(XTRANS)).reshape(6, 6)
+    colour = np.tile(colours, (31, 41))[:181, :243]
+    level = np.where(colour == "R", 2000.0, np.where(colour == "G", 5000.0, 3000.0))
+    image = rng.normal(level, 30.0).round().astype(np.float32)
+    seen = checks.measure_frame(Pixels(image), XTRANS)
+    assert [plane.name for plane in seen.planes] == ["R", "G", "B"]
+    for plane in seen.planes:
+        part = image[colour == plane.name].astype(np.float64)
+        assert (plane.pixels, plane.mean, plane.median) == (part.size, pytest.approx(part.mean()), np.median(part))
+    # The noise of one colour, not the differences between them: known to 30 / sqrt(2 x 8 samples of a tile) a tile, the
+    # median of 64 tiles to a tenth of it.
+    assert seen.noise == pytest.approx(30.0, abs=3.0)
+    for grid, value in zip(seen.grid(), (2000.0, 5000.0, 3000.0), strict=True):
+        assert np.abs(grid - value).max() < 5 * 30.0 / math.sqrt(100)
+    stored = Pixels(image)
+    words = (image.astype(np.int32) - 32768).astype(">i2").reshape(-1).view(np.uint16)
+    stored.words = lambda y0, y1: (words[y0 * 243 : y1 * 243], 32768.0)
+    assert checks.measure_frame(stored, XTRANS).planes == seen.planes
+    assert checks.measure_frame(stored, XTRANS).grid() == pytest.approx(seen.grid(), abs=1e-6)
+
+
+def test_the_background_of_xtrans_lights_has_no_shape_of_its_own():
+    colours = np.array(list(XTRANS)).reshape(6, 6)
+    colour = np.tile(colours, (40, 40))
+    image = np.where(colour == "R", 200.0, np.where(colour == "G", 500.0, 300.0)).astype(np.float32)
+    assert checks.field_of(image, XTRANS) == pytest.approx(1.0, abs=1e-6)
 
 
 def test_histogram_keeps_the_colours_apart_over_bands_of_any_height():

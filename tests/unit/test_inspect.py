@@ -183,3 +183,20 @@ def test_equal_frames_of_two_cameras_are_not_one_set(tmp_path: Path):
         write_session(tmp_path / name, quiet)
     found = {finding.id for finding in wbpy.inspect([tmp_path / "A" / "BIAS", tmp_path / "B" / "BIAS"]).findings}
     assert "CHK009" not in found
+
+
+def test_every_plane_of_a_picture_in_colour_is_shown(tmp_path: Path):
+    pixels = np.random.default_rng(2).integers(100, 900, (3, 60, 80)) * np.array([1, 2, 3])[:, None, None]
+    header = fits.Header([("IMAGETYP", "Master Light"), ("STACKCNT", 9)])
+    fits.writeto(tmp_path / "picture.fits", pixels.astype(np.uint16), header)
+    seen = wbpy.inspect(tmp_path / "picture.fits", range=(1000.0, 2000.0), pictures=tmp_path / "out")
+    names, rows = seen.table()
+    table = {row["plane"]: row for row in (dict(zip(names, row, strict=True)) for row in rows)}
+    assert list(table) == ["all", "R", "G", "B"]
+    for name, plane in zip(table, (pixels, *pixels), strict=True):
+        assert table[name]["pixels"] == plane.size
+        assert table[name]["mean_dn"] == pytest.approx(plane.mean(), abs=1e-9)
+        assert table[name]["median_dn"] == np.median(plane)
+        assert table[name]["in_range"] == np.count_nonzero((plane >= 1000) & (plane <= 2000))
+    assert [histogram.plane for histogram in seen.frames[0].histograms] == ["R", "G", "B"]
+    assert (tmp_path / "out" / "picture_histogram.png").exists()

@@ -116,6 +116,21 @@ def test_a_light_that_hardly_overlaps_is_normalized_globally_and_says_why():
     assert result.offset == (1000 - result.scale[0] * 1500,)
 
 
+@pytest.mark.parametrize("method", ["local", "adaptive"])
+@pytest.mark.parametrize(("shift", "fits"), [(120, True), (200, False)])
+def test_on_the_grid_of_a_mosaic_the_overlap_of_two_lights_counts(method: str, shift: int, fits: bool):
+    params = NormalizeParams(method=method, local_cell=32, adaptive_cells=24)
+    mosaic = (192, 768)
+    y, x = np.mgrid[:192, :256].astype(np.float32)
+    sky = np.random.default_rng(3).normal(0, 5, (192, 256)).astype(np.float32)
+    there = Transform(np.array([[1.0, 0, -shift], [0, 1, 0], [0, 0, 1]]), 0.1, 40, "similarity")
+    pixels = ((HERE, 1000 + sky), (there, 1500 + 0.1 * x + sky))
+    sketches = [normalize.sketch(params, image, None, transform, mosaic) for transform, image in pixels]
+    result = normalize.run(params, 0, [REFERENCE, FRAME], [HERE, there], sketches, mosaic)[1]
+    # 136 of the frame's 256 columns lie on the reference, which is a sixth of the mosaic; or 56, less than a third.
+    assert bool(result.surfaces or result.sided) == fits == (result.failure == "")
+
+
 def test_the_gradient_of_a_flat_sky_is_nought():
     assert normalize.gradient(np.full((1, 4, 5), 100.0, np.float32)) == pytest.approx(0.0, abs=1e-12)
     assert normalize.gradient(np.full((1, 4, 5), np.nan, np.float32)) == 0.0

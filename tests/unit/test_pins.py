@@ -85,6 +85,21 @@ def test_no_dark_by_hand_leaves_the_bias_to_serve():
     assert [f.id for f in findings] == ["MAT013"]
 
 
+def test_bias_by_hand_beside_a_dark_that_is_not_scaled_is_reported_not_used():
+    matches, findings = pinned(night(), "bias=bias-g100-o50-m10C@light-*")
+    assert (LIGHT, "bias") not in matches
+    (finding,) = findings
+    assert (finding.id, finding.subject) == ("MAT019", LIGHT)
+    assert "subtracting it twice" in finding.message
+    assert pinned(night(), "bias=none@light-*")[1] == []
+    scaled = {"calibrate.optimize_dark": "true", "pins.use": ("bias=bias-g100-o50-m10C@light-*",)}
+    stages = {stage.name: stage.params for stage in STAGES}
+    plan = make_plan(
+        FakeCatalog(tuple(night())), Path("/out"), RULES, load_config(RULES, stages, options=scaled), STAGES
+    )  # type: ignore[arg-type]
+    assert "MAT019" not in {f.id for f in plan.findings}
+
+
 def test_pin_beyond_a_tolerance_is_accepted_with_a_warning():
     cold = frames(6, "dark", "cold", temp_set=-20.0, temp_ccd=-20.0)
     given = [f for f in night() if f.role != "dark"] + cold

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -99,6 +100,18 @@ def test_a_light_whose_dark_was_scaled_is_written_as_it_is(tmp_path: Path) -> No
     assert remaking.share(case.context(), "group", case.calibration, (HEIGHT, WIDTH)) is None
     kept = remaking.keep(case.context(), "light", case.reader, None, PEDESTAL, case.image)
     assert isinstance(kept, StoredImage)
+
+
+def test_compressed_lights_do_not_suit(tmp_path: Path) -> None:
+    case = Case(tmp_path)
+    assert remaking.suits(case.reader)
+    plain = Path(case.reader.frame.path)
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "packed" / f"{plain.name}.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    packed = FrameReader(wbpy.scan([tmp_path / "packed"]).frames[0], case.context().store)
+    assert not remaking.suits(packed)
+    group = remaking.share(case.context(), "group", case.calibration, (HEIGHT, WIDTH))
+    assert isinstance(remaking.keep(case.context(), "light", packed, group, PEDESTAL, case.image), StoredImage)
 
 
 def test_a_rectangle_is_calibrated_as_the_whole_frame_is() -> None:

@@ -456,6 +456,20 @@ def test_closing_line_of_a_run_names_its_outcome(outcome: str, start: str):
     assert shown(show_run, make_run(outcome=outcome)).strip().splitlines()[-1].startswith(start)
 
 
+def test_files_of_earlier_runs_are_told_without_asking_for_notes():
+    old = finding("ENG003", "info", "2 files in masters and integrations are none of this plan's: a.fits, b.fits.")
+    assert "none of this plan's: a.fits, b.fits." in words(shown(show_run, make_run(findings=(old,))))
+
+
+def test_channels_in_files_of_their_own_are_one_integration():
+    run = make_run()
+    picture = next(p for p in run.products if p.kind == "integration")
+    parts = tuple(msgspec.structs.replace(picture, path=f"/out/integrations/x_{letter}.fits") for letter in "RGB")
+    others = tuple(p for p in run.products if p.kind != "integration")
+    shown_last = shown(show_run, make_run(outcome="done", products=(*others, *parts))).strip().splitlines()[-1]
+    assert shown_last.startswith("Done: 1 integration and 1 master in")
+
+
 def test_scan_shows_the_summary_with_missing_values_as_dashes():
     summary = pd.DataFrame(
         {

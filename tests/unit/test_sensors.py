@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,11 @@ def matched(
     return {(m.subject, m.role): m for m in matches}
 
 
-def planned(given: list[Frame], *sets: str, preset: str | None = None) -> Plan:
-    config = load_config(RULES, {stage.name: stage.params for stage in STAGES}, preset=preset, sets=sets)
+def planned(
+    given: list[Frame], *sets: str, preset: str | None = None, options: Mapping[str, Any] | None = None
+) -> Plan:
+    stages = {stage.name: stage.params for stage in STAGES}
+    config = load_config(RULES, stages, preset=preset, sets=sets, options=options or {})
     return make_plan(FakeCatalog(tuple(given)), Path("/out"), RULES, config, STAGES)  # type: ignore[arg-type]
 
 
@@ -158,6 +162,11 @@ def test_scaling_by_preset_is_taken_back_on_a_glowing_sensor_and_reported():
     step = next(s for s in plan.steps if s.id == f"calibrate/{LIGHT}")
     assert (step.params["optimize_dark"].value, step.params["optimize_dark"].origin) == (False, "rule sensors.IMX183")
     assert "MAT018" in ids(plan)
+    # The dark holds the bias: what is not subtracted is no input, and said when it was asked for.
+    assert "bias" not in step.inputs
+    assert "MAT019" not in ids(plan)
+    pin = {"pins.use": ("bias=bias-g100-o50-m10C@light-*",)}
+    assert "MAT019" in ids(planned(night(camera="ZWO ASI183MM Pro"), preset="uncooled_dslr", options=pin))
     by_hand = planned(night(camera="ZWO ASI183MM Pro"), "calibrate.optimize_dark=true")
     step = next(s for s in by_hand.steps if s.id == f"calibrate/{LIGHT}")
     assert step.params["optimize_dark"].value is True

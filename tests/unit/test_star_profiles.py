@@ -103,3 +103,12 @@ def test_frames_without_stars_and_damaged_files_are_told(tmp_path: Path) -> None
     assert [Path(held.path).name for held in found.held_back] == ["cut.fits"]
     shown = CliRunner().invoke(wbpy_command, ["inspect", str(tmp_path), "--stars"])
     assert shown.exit_code == 0 and "none of which could be fitted" in shown.output and "1 file not" in shown.output
+
+
+def test_stars_of_a_picture_in_colour_are_measured_in_green(frame: Path, tmp_path: Path) -> None:
+    green = fits.getdata(frame)
+    empty = np.random.default_rng(6).normal(SKY, 20, green.shape).astype(np.uint16)
+    header = fits.Header({"IMAGETYP": "Master Light", "STACKCNT": 9})
+    fits.PrimaryHDU(np.stack([empty, green, empty]), header).writeto(tmp_path / "picture.fits")
+    (one,) = wbpy.inspect_stars(tmp_path / "picture.fits").frames
+    assert one.stars == len(PLACES)

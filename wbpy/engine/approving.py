@@ -85,10 +85,10 @@ def _report_field(context: Context, step: Step, measurements: Sequence[Measureme
     """Say how sharpness and roundness change across the field in the middle light of a group."""
     import numpy as np
 
+    from wbpy.kernels import statistics
+
     def middle(values: Any) -> Any:
-        table = np.array(values, np.float64)
-        known = np.isfinite(table).sum(axis=0) > 0
-        return np.where(known, np.nanmedian(np.where(known, table, 0.0), axis=0), np.nan)
+        return statistics.median_of_known(np.array(values, np.float64))
 
     def rows(cells: Any) -> str:
         return " | ".join(" ".join(f"{value:.2f}" for value in row) for row in cells.reshape(3, 3))

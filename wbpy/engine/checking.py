@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from wbpy.engine.results import MasterFile, Treated
 
-_VERSION = 5
+_VERSION = 6
 """Raised whenever the statistics or the observations change."""
 _ALIKE = ("camera", "gain", "offset", "iso", "xbinning", "ybinning", "width", "height")
 """What two groups share whose levels may be compared."""
@@ -200,11 +200,13 @@ def measured(context: Context, paths: Sequence[str]) -> list[Measured]:
 def table_rows(one: Measured) -> list[tuple[str | float | int, ...]]:
     """Return the rows of a frame in the table of statistics, one for each plane."""
     names = levels.plane_names(cfa_matrix(one.frame))
+    # Of X-Trans frames the table has one row.
+    planes = one.statistics.planes if len(names) > 1 else (one.statistics.whole,)
     return [
         PlaneLevels(
             name, plane.mean, plane.median, plane.mad, plane.minimum, plane.maximum, plane.at_zero, plane.high
         ).row()
-        for name, plane in zip(names, one.statistics.planes, strict=True)
+        for name, plane in zip(names, planes, strict=True)
     ]
 
 

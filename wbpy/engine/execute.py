@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from wbpy.config import memory_limit_bytes
+from wbpy.config import RunSettings, memory_limit_bytes, store_limit_bytes
 from wbpy.engine import checking, memory
 from wbpy.engine.approving import approve_lights
 from wbpy.engine.cataloguing import list_stars
@@ -157,6 +157,8 @@ def _walk(context: Context, log: str) -> Run:
         context.emit("step_finished", step=step.id, stage=step.stage, outcome=outcome, message=why)
         if cancelled:
             break
+    if not cancelled and results:
+        _report_leftovers(context)
     run = Run(
         outcome="cancelled" if cancelled else _overall(results, bool(context.products), _lost_inputs(plan)),
         products=tuple(context.products),
@@ -168,9 +170,34 @@ def _walk(context: Context, log: str) -> Run:
         log=log,
     )
     write_atomic(context.out / "run.json", encode(run))
+    if not cancelled:
+        _shrink_store(context)
     closing = "Run the same command again to go on: finished work is kept." if cancelled else ""
     context.emit("run_finished", outcome=run.outcome, message=closing)
     return run
+
+
+def _shrink_store(context: Context) -> None:
+    """Keep the store within its limit, and say what that took."""
+    # Plans of earlier versions do not hold the setting.
+    param = context.plan.settings["run"].get("store_limit")
+    text = RunSettings().store_limit if param is None else str(param.value)
+    limit = store_limit_bytes(text)
+    removed, freed, left = context.store.shrink(limit)
+    if removed:
+        context.say(
+            f"Intermediate results removed from .store because this run did not use them: {removed}, "
+            f"{freed / 1e9:.3g} GB; {left / 1e9:.3g} GB stay (run.store_limit {text})",
+            removed=removed,
+            freed_bytes=freed,
+            left_bytes=left,
+        )
+    if left > limit:
+        context.say(
+            f".store holds {left / 1e9:.3g} GB, more than run.store_limit {text}, because this run used all of it; delete "
+            "the folder when the pictures are as you want them, or raise the limit",
+            left_bytes=left,
+        )
 
 
 def _dispatch(
@@ -181,6 +208,9 @@ def _dispatch(
     decisions: Decisions,
     results: list[StepResult],
 ) -> tuple[Outcome, str]:
+    undecided = _undecided(step, results)
+    if undecided is not None:
+        return "blocked", f"{undecided.id} {'failed' if undecided.outcome == 'failed' else 'was not tried'}"
     if step.stage == "masters":
         made = make_master(context, step, done)
         with _counted_apart(context, step):
@@ -221,6 +251,19 @@ def _dispatch(
     if step.stage == "rgb":
         return combine_colours(context, step, treated, decisions)
     raise ValueError(f"{step.id}: no such stage in this version: {step.stage}")
+
+
+def _undecided(step: Step, results: Sequence[StepResult]) -> StepResult | None:
+    """Return a step whose decision the given one needs and that was not reached; None where there is none.
+
+    What a broken step left behind is not taken for a decision: half of the lights registered, the others still on the
+    grid that was to be replaced, or all approved.
+    """
+    sources = {source for names in step.inputs.values() for source in names}
+    for result in results:
+        if result.id in sources and result.id.split("/")[0] in DECISIONS and result.outcome in ("failed", "blocked"):
+            return result
+    return None
 
 
 @contextlib.contextmanager
@@ -264,10 +307,38 @@ def _upstream(plan: Plan, last: Step) -> list[Step]:
     return list(chain.values())
 
 
+def _report_leftovers(context: Context) -> None:
+    """Report files that earlier runs made and this plan does not; they are left alone."""
+    planned = {
+        context.out / Path(output.path).relative_to(context.plan.out)
+        for step in context.plan.steps
+        for output in step.outputs
+        if output.path is not None
+    }
+    found = [
+        path
+        for folder in ("masters", "integrations")
+        if (context.out / folder).is_dir()
+        for path in sorted((context.out / folder).iterdir())
+        if path.is_file() and path not in planned and not path.name.startswith(".")
+    ]
+    if found:
+        names = [path.name for path in found[:LISTED]]
+        more = [f"and {len(found) - LISTED} more"] if len(found) > LISTED else []
+        context.find("ENG003", str(context.out), count=len(found), names=", ".join([*names, *more]))
+
+
 def _lost_inputs(plan: Plan) -> bool:
     """Return whether the plan had to go without a file that could not be read."""
     held_back = {held.path for held in plan.held_back}
     return any(f.severity == "error" and f.subject in held_back for f in plan.findings)
+
+
+LISTED = 5
+"""Names of files of earlier runs in a finding."""
+
+DECISIONS = ("approve", "reference", "register", "framing", "normalize", "weigh", "debayer")
+"""Stages whose results are tables, or nothing, which every run works out again from what is kept."""
 
 
 def _overall(results: Sequence[StepResult], products: bool, lost_inputs: bool) -> Outcome:
@@ -278,7 +349,8 @@ def _overall(results: Sequence[StepResult], products: bool, lost_inputs: bool) -
         return "partial" if products else "failed"
     if "partial" in outcomes or lost_inputs:
         return "partial"
-    return "reused" if outcomes == {"reused"} else "done"
+    kept = {result.outcome for result in results if result.id.split("/")[0] not in DECISIONS}
+    return "reused" if kept == {"reused"} else "done"
 
 
 def _versions() -> dict[str, str]:

@@ -119,6 +119,8 @@ def integrate_lights(
             for path, light in zip(paths, lights, strict=True)
         ],
         None if sky is None else [list(card) for card in sky.cards()],
+        # The header tells it, and it turns the rows of an XISF file.
+        treated[leader].frame.row_order or context.plan.settings["scan"]["row_order"].value,
     )
     files = {
         artifact.name: context.out / Path(artifact.path or "").relative_to(context.plan.out)

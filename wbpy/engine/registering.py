@@ -85,12 +85,14 @@ def _pinned(context: Context, path: Path, like: Treated) -> Treated | str:
     row_order = order if order in ("TOP-DOWN", "BOTTOM-UP") else None
     frame = msgspec.structs.replace(like.frame, path=str(path), cfa=None, row_order=row_order)
     measurement = measure.run(MeasureParams(), plane, None)
-    return replace(like, frame=frame, key=key, image=context.store.put_image(key, plane), measurement=measurement)
+    stars = make_key(measure.MEASURE.version, key)
+    image = context.store.put_image(key, plane)
+    return replace(like, frame=frame, key=key, stars=stars, image=image, measurement=measurement)
 
 
 def find_transform(context: Context, step: Step, target: Treated, light: Treated) -> Transform | Failure:
     """Return the transform of a light to `target`, from the store when it stands there."""
-    key = make_key(context.params_key(step), target.key, light.key)
+    key = make_key(context.params_key(step), target.stars, light.stars)
     known = _recalled(context, key)
     if known is not None:
         return known
@@ -107,7 +109,7 @@ def _colour_corrected(context: Context, step: Step, target: Treated, light: Trea
     cfa = cfa_matrix(light.frame)
     if cfa is None or params.lateral_colour == "off":
         return found
-    key = make_key("colour", context.params_key(step), target.key, light.key)
+    key = make_key("colour", context.params_key(step), target.stars, light.stars)
     known = _recalled(context, key)
     if known is not None:
         return known

@@ -77,6 +77,11 @@ class RemadeImage:
 Image = StoredImage | RemadeImage
 
 
+def suits(reader: RawReader) -> bool:
+    """Return whether rectangles of a raw light can be read as stored words."""
+    return isinstance(reader, FrameReader) and reader.words_start is not None
+
+
 def share(context: Context, key: Any, calibration: Calibration, shape: tuple[int, int]) -> Shared | None:
     """Return the shared frames of a group, stored; None when its lights cannot be made again from them.
 

@@ -65,6 +65,9 @@ class Treated:
 
     frame: Frame
     key: str
+    """Of the image."""
+    stars: str
+    """Key of the measurement; it follows from that of the image and the parameters of measure."""
     image: Image
     measurement: Measurement
     numbers: dict[str, float | None]

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+_KINDS = ("image", "mended", "record", "bits")
+"""Folders of artifacts."""
+
 _CHUNK = 1 << 18
 """Bytes read at once: they stay in a core's cache until they are hashed."""
 
@@ -129,6 +132,7 @@ class Store:
         self._root = root
         self.maps = Maps(mapped)
         self._lock = threading.Lock()
+        self._used: set[Path] = set()
         self._digests: dict[tuple[str, int, int], str] = {}
         for kind in ("image", "mended", "record"):
             (root / kind).mkdir(parents=True, exist_ok=True)
@@ -170,6 +174,7 @@ class Store:
             mapped: Any = np.load(path, mmap_mode="r")
         except (OSError, ValueError, EOFError):
             return None
+        self._mark(path)
         return StoredImage(path, mapped.shape, self.maps)
 
     def put_image(self, key: str, image: npt.NDArray[np.float32]) -> StoredImage:
@@ -181,12 +186,16 @@ class Store:
         with open(temporary, "wb") as file:
             np.save(file, image)
         os.replace(temporary, path)
+        self._mark(path)
         return StoredImage(path, (image.shape[0], image.shape[1]), self.maps)
 
     def bits(self, key: str) -> StoredBits | None:
         """Return the stored bits, or None."""
         path = self._root / "bits" / f"{key}.npy"
-        return StoredBits(path) if path.exists() else None
+        if not path.exists():
+            return None
+        self._mark(path)
+        return StoredBits(path)
 
     @contextlib.contextmanager
     def put_bits(
@@ -223,6 +232,7 @@ class Store:
             temporary.unlink(missing_ok=True)
             raise
         os.replace(temporary, path)
+        self._mark(path)
 
     def record(self, key: str) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]] | None:
         """Return the stored values and arrays, or None."""
@@ -258,9 +268,11 @@ class Store:
 
         try:
             with open(self._root / kind / f"{key}.npz", "rb") as file, np.load(file) as content:
-                return {name: content[name] for name in content.files}
+                found = {name: content[name] for name in content.files}
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
+        self._mark(self._root / kind / f"{key}.npz")
+        return found
 
     def _put_arrays(self, kind: str, key: str, arrays: dict[str, npt.NDArray[Any]]) -> None:
         import numpy as np
@@ -271,6 +283,7 @@ class Store:
             content: dict[str, Any] = arrays
             np.savez(file, **content)
         os.replace(temporary, path)
+        self._mark(path)
 
     def product(self, key: str, path: Path) -> dict[str, Any] | None:
         """Return what was recorded with a product, if it still stands at `path` as it was written; else None."""
@@ -294,3 +307,35 @@ class Store:
         status = path.stat()
         values = {"path": str(path), "size": status.st_size, "modified_ns": status.st_mtime_ns, "about": about}
         self.put_record(key, values)
+
+    def _mark(self, path: Path) -> None:
+        """Remember that an artifact was used; the time of its file says when, to later runs."""
+        with self._lock:
+            known = path in self._used
+            self._used.add(path)
+        if not known:
+            with contextlib.suppress(OSError):
+                os.utime(path)
+
+    def shrink(self, limit: int) -> tuple[int, int, int]:
+        """Remove artifacts until the others fit into `limit` bytes; return how many, their bytes, and what is left.
+
+        Those that were used longest ago go first. What was used since this object was made stays, whatever its size.
+        """
+        found = []
+        for kind in _KINDS:
+            for path in (self._root / kind).glob("*.np[yz]"):
+                with contextlib.suppress(OSError):
+                    status = path.stat()
+                    found.append((status.st_mtime_ns, str(path), status.st_size))
+        left = sum(size for _, _, size in found)
+        removed = freed = 0
+        for _, name, size in sorted(found):
+            if left <= limit:
+                break
+            if Path(name) not in self._used:
+                # One that another program holds open stays.
+                with contextlib.suppress(OSError):
+                    os.unlink(name)
+                    removed, freed, left = removed + 1, freed + size, left - size
+        return removed, freed, left

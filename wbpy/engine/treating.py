@@ -15,6 +15,7 @@ from wbpy.engine import overscanning, products, remaking
 from wbpy.engine.context import Context
 from wbpy.engine.keeping import kept_path, write_kept, write_statistics
 from wbpy.engine.overscanning import RawReader
+from wbpy.engine.remaking import Shared
 from wbpy.engine.results import MasterFile, Treated, cfa_matrix
 from wbpy.engine.sources import lacks_bias, provide, readable
 from wbpy.engine.store import make_key
@@ -203,10 +204,15 @@ class _Chain:
                 if calibration.flat_dead:
                     self._context.find("CAL001", self._steps["calibrate"].id, pixels=calibration.flat_dead)
                 self._masters = calibration, self._known_defects(images.get("dark"), shape, cfa)
-                if self._worth_sharing and self._shared is None:
-                    self._shared = remaking.share(self._context, self._shared_key, calibration, shape)
                 self._describe_masters(images, calibration, self._masters[1].size)
             return self._masters
+
+    def _share(self, reader: RawReader, calibration: Calibration) -> Shared | None:
+        """Return what the lights have in common in the store, put there with the first light that can do with it."""
+        with self._lock:
+            if self._shared is None and self._worth_sharing and remaking.suits(reader):
+                self._shared = remaking.share(self._context, self._shared_key, calibration, reader.shape)
+            return self._shared
 
     def _describe_masters(self, images: dict[str, npt.NDArray[np.float32]], calibration: Calibration, hot: int) -> None:
         """Say which masters are applied and what was found in them (guide, section 7.3)."""
@@ -315,7 +321,8 @@ class _Chain:
                     pixels = stored.read(0, stored.shape[0], 0, stored.shape[1])
                     measurement, fresh = measure.run(self._saturating(found["numbers"]), pixels, cfa), True
                     _to_record(context, stars_key, measurement)
-                return Treated(frame, image_key, stored, measurement, found["numbers"], found["statistics"]), fresh
+                light = Treated(frame, image_key, stars_key, stored, measurement, found["numbers"], found["statistics"])
+                return light, fresh
             calibration, defects = self._load(reader.shape, cfa)
             started = time.perf_counter()
             calibrated = calibrate.run(self._calibrate, reader, calibration, pedestal, self._exposure_ratio(frame))
@@ -336,7 +343,9 @@ class _Chain:
             statistics = [list(plane.row()) for plane in calibrated.levels]
             # Before the image: an image in the store is then a finished light, whenever the run is killed.
             context.store.put_record(facts_key, {"numbers": numbers, "statistics": statistics})
-            stored = remaking.keep(context, image_key, reader, self._shared, pedestal, corrected.image)
+            stored = remaking.keep(
+                context, image_key, reader, self._share(reader, calibration), pedestal, corrected.image
+            )
             after_cosmetic = time.perf_counter()
             measurement = measure.run(self._saturating(numbers), image, cfa)
             _to_record(context, stars_key, measurement)
@@ -360,7 +369,7 @@ class _Chain:
             self._hot += corrected.hot
             self._cold += corrected.cold
             self._pixels += image.size
-        return Treated(frame, image_key, stored, measurement, numbers, statistics), True
+        return Treated(frame, image_key, stars_key, stored, measurement, numbers, statistics), True
 
     def _saturating(self, numbers: dict[str, float | None]) -> MeasureParams:
         """Return the parameters of measure with the saturation that the raw frame showed, where that is lower."""

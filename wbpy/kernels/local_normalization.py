@@ -228,7 +228,7 @@ def _levels(
 
 
 def fit_surface(
-    values: Float32, shape: tuple[int, int], cell: int, scale: float, step: int
+    values: Float32, shape: tuple[int, int], cell: int, scale: float, step: int, whole: int | None = None
 ) -> tuple[Float64, float] | None:
     """Return a smooth surface through the values of cells, as nodes for `apply`.
 
@@ -248,6 +248,8 @@ def fit_surface(
         Size of the smallest structure that is followed, px: twice the standard deviation of the weights.
     step : int
         Distance of the nodes, px.
+    whole : int, optional
+        Cells that a frame has, where `shape` is that of a mosaic; all cells if not given.
 
     Returns
     -------
@@ -257,9 +259,10 @@ def fit_surface(
         Robust deviation of the cells from the surface, DN.
 
     None
-        If less than a third of the cells have a value or stay after rejection, or fewer than three.
+        If less than a third of the cells of a frame have a value or stay after rejection, or fewer than three.
     """
     height, width = shape
+    fewest = max(3.0, (values.size if whole is None else whole) / 3)
     y, x = cell_centres(height, cell), cell_centres(width, cell)
     node_y, node_x = _node_places(height, step), _node_places(width, step)
     kept = np.isfinite(values)
@@ -267,7 +270,7 @@ def fit_surface(
     data = np.where(kept, values, centre).astype(np.float64) - centre
     sigma = 0.5 * scale
     for _ in range(4):
-        if kept.sum() < max(3, values.size / 3):
+        if kept.sum() < fewest:
             return None
         fitted = _regress(data, kept, y, x, y, x, sigma)
         # Smoothing flattens what is hardly larger than its weights; smoothing what is left gives it back
@@ -282,7 +285,7 @@ def fit_surface(
         if np.array_equal(keep, kept):
             break
         kept = keep
-    if kept.sum() < max(3, values.size / 3):
+    if kept.sum() < fewest:
         return None
     deviation = 1.4826 * float(np.median(np.abs(data - fitted)[kept]))
     first = _regress(data, kept, y, x, y, x, sigma)

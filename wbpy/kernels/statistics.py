@@ -218,6 +218,12 @@ def median_mad(values: NDArray[np.float32]) -> tuple[float, float]:
 
 
 @exact
+def median_of_known(values: NDArray[Any]) -> NDArray[Any]:
+    """Return the median over the first axis, NaN left out; NaN, and no warning, where there is nothing else."""
+    missing = np.isnan(values).all(axis=0)
+    return np.where(missing, values.dtype.type(np.nan), np.nanmedian(np.where(missing, 0, values), axis=0))
+
+
 def trimmed_mean(values: NDArray[np.float32], clip: float) -> float:
     """Return the mean of the values left after both ends are cut.
 

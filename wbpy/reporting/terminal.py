@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 STYLES = {"error": "bold red", "warning": "yellow", "info": "dim"}
 NAMES = {"error": "error", "warning": "warning", "info": "note"}
 
-BESIDE = ("preview", "rejection_low", "rejection_high", "drizzle_preview", "drizzle_weight")
+BESIDE = ("preview", "rejection_low", "rejection_high", "drizzle_preview", "drizzle_weight", "star_catalogue")
 """Products that belong to an integration and are listed with -v only."""
 
 SHOWN = 3
@@ -187,6 +187,11 @@ def show_run(console: Console, run: Run, verbosity: int = 0) -> None:
     if verbosity >= 0 and run.products:
         _heading(console, "Products")
         _products(console, run.products, out, verbosity)
+        # A picture of another run beside those of this one is easily taken for one of them.
+        leftovers = [finding for finding in run.findings if finding.id == "ENG003"]
+        for finding in leftovers:
+            console.print(plain(f"{finding.message} {finding.remedy}"), soft_wrap=True)
+            console.print()
     excluded = [frame for frame in run.frames if frame.excluded_by is not None]
     lost = [frame for frame in run.frames if frame.excluded_by is None and frame.outcome in ("failed", "blocked")]
     if verbosity >= 0 and (excluded or lost):
@@ -520,8 +525,10 @@ def _products(console: Console, products: Sequence[Product], out: Path, verbosit
         rows.append([name, used, exposure, product.outcome])
     print_table(console, names, rows, right=["frames", "exposure"])
     if len(rows) < len(products):
-        maps = " and its rejection maps" if any(product.kind == "rejection_low" for product in products) else ""
-        console.print(f"Beside each integration stand its preview{maps}.")
+        kinds = {product.kind for product in products}
+        names = {"preview": "preview", "rejection_low": "rejection maps", "star_catalogue": "star catalogue"}
+        beside = listing([name for kind, name in names.items() if kind in kinds])
+        console.print(f"Beside each integration stand its {beside}; -v lists them.")
     console.print()
 
 

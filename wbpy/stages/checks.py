@@ -76,7 +76,7 @@ class FrameStatistics(msgspec.Struct, frozen=True, kw_only=True):
     height: int
     width: int
     planes: tuple[PlaneStatistics, ...]
-    """One for mono, four in the order of the 2x2 cell for CFA frames."""
+    """One for mono, four in the order of the 2x2 cell for Bayer frames, red, green and blue for X-Trans frames."""
     whole: PlaneStatistics
     missing: int
     """Pixels without a finite value."""
@@ -130,21 +130,21 @@ def measure_frame(reader: Reader, cfa: str | None, counts: npt.NDArray[np.int64]
     reader : Reader
         The frame, DN.
     cfa : str or None
-        Colours of the 2x2 cell, such as ``RGGB``; None for mono. Other patterns are treated as mono.
+        Colours of the cell, row by row: ``RGGB``, or the 36 letters of X-Trans; None for mono. Frames of other
+        patterns are treated as mono.
     counts : (planes, SIZE) int64 ndarray, optional
-        Filled with the histogram of each plane; see :mod:`wbpy.kernels.histograms`.
+        Filled with the histogram of each plane; see :mod:`wbpy.kernels.histograms` and `plane_names`.
     """
     import numpy as np
 
     from wbpy.kernels import calibration, histograms
 
-    names = _plane_names(cfa)
-    cell = 1 if len(names) == 1 else 2
-    if counts is None:
-        counts = np.empty((len(names), histograms.SIZE), np.int64)
-    counts[:] = 0
+    names, cell = plane_names(cfa), _cell(cfa)
+    each = np.zeros((cell * cell, histograms.SIZE), np.int64)
     height, width = reader.shape
-    tiles = np.full((3, len(names), TILES, TILES), np.nan)
+    tiles = np.full((3, cell * cell, TILES, TILES), np.nan)
+    # As many pixels of a tile for all colours together as of a Bayer frame.
+    most = min(4096, 4 * 4096 // cell**2)
     missing = broken = 0
     # Rows of whole cells, so that a tile holds as many pixels of each colour.
     edges = [cell * (row * (-(-height // cell)) // TILES) for row in range(TILES)] + [height]
@@ -155,13 +155,20 @@ def measure_frame(reader: Reader, cfa: str | None, counts: npt.NDArray[np.int64]
         stored = reader.words(y0, y1)
         if stored is None:
             band = reader.read(y0, y1)
-            lost, parts = histograms.count_levels(band, y0, cell, counts)
+            lost, parts = histograms.count_levels(band, y0, cell, each)
             missing, broken = missing + lost, broken + parts
-            tiles[:, :, row] = histograms.tile_levels(band, y0, cell, TILES)
+            tiles[:, :, row] = histograms.tile_levels(band, y0, cell, TILES, most=most)
         else:
             words, zero = stored
-            calibration.count_words(words, width, y0, cell, int(zero) - 32768 - histograms.FIRST, counts)
-            tiles[:, :, row] = histograms.tile_levels_of_words(words, width, zero, y0, cell, TILES)
+            calibration.count_words(words, width, y0, cell, int(zero) - 32768 - histograms.FIRST, each)
+            tiles[:, :, row] = histograms.tile_levels_of_words(words, width, zero, y0, cell, TILES, most=most)
+    if cell * cell > len(names):
+        assert cfa is not None
+        each, tiles = _by_colour(cfa, each, tiles)
+    if counts is None:
+        counts = each
+    else:
+        counts[:] = each
     total = counts.sum(axis=0)
     first = -histograms.FIRST
     above = np.cumsum(total[::-1])[::-1][first : first + 65536 : ABOVE_STEP]
@@ -184,9 +191,56 @@ def measure_frame(reader: Reader, cfa: str | None, counts: npt.NDArray[np.int64]
     )
 
 
-def _plane_names(cfa: str | None) -> tuple[str, ...]:
-    if cfa is None or len(cfa) != 4:
-        return ("all",)
+def join_planes(parts: Mapping[str, FrameStatistics], counts: npt.NDArray[np.int64]) -> FrameStatistics:
+    """Return the statistics of an image of several planes from those of each plane, by the name it gets.
+
+    Parameters
+    ----------
+    parts : mapping of str to FrameStatistics
+        Of each plane read as a mono frame.
+    counts : (planes, SIZE) int64 ndarray
+        Their histograms in the same order.
+    """
+    frames = list(parts.values())
+    return msgspec.structs.replace(
+        frames[0],
+        planes=tuple(msgspec.structs.replace(part.whole, name=name) for name, part in parts.items()),
+        whole=_describe("all", counts.sum(axis=0)),
+        missing=sum(part.missing for part in frames),
+        broken=sum(part.broken for part in frames),
+        saturation=min((part.saturation for part in frames if part.saturation is not None), default=None),
+        above=tuple(sum(numbers) for numbers in zip(*(part.above for part in frames), strict=True)),
+        tiles=tuple(plane for part in frames for plane in part.tiles),
+        tile_errors=tuple(error for part in frames for error in part.tile_errors),
+        noise=sum(part.noise for part in frames) / len(frames),
+    )
+
+
+def _by_colour(
+    cfa: str, counts: npt.NDArray[np.int64], tiles: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Return histograms and tiles of the colours from those of the pixels of a cell; see `tile_levels`."""
+    import numpy as np
+
+    sums, merged = [], []
+    for colour in "RGB":
+        use = np.array(list(cfa)) == colour
+        level, deviation, number = tiles[:, use]
+        known = np.where(np.isfinite(level), number, 0.0)
+        total = known.sum(axis=0)
+        with np.errstate(invalid="ignore"):
+            mean = np.where(known > 0, known * level, 0.0).sum(axis=0) / total
+            variance = np.where(known > 0, known * deviation**2, 0.0).sum(axis=0) / total
+        sums.append(counts[use].sum(axis=0))
+        merged.append((mean, np.sqrt(variance), total))
+    return np.array(sums), np.stack([np.array(one) for one in merged], axis=1)
+
+
+def plane_names(cfa: str | None) -> tuple[str, ...]:
+    """Return the names of the planes that `measure_frame` tells apart; ``all`` for mono."""
+    if _cell(cfa) != 2:
+        return ("all",) if cfa is None or _cell(cfa) == 1 else ("R", "G", "B")
+    assert cfa is not None
     names: list[str] = []
     for colour in cfa:
         names.append(f"{colour}2" if colour in names else colour)
@@ -796,12 +850,15 @@ def below_zero(rules: Rules, subject: str, image: FloatArray, cfa: str | None) -
     numbers = measure_frame(_InMemory(image, subject), cfa)
     share = numbers.whole.at_zero / max(1, numbers.whole.pixels)
     limits = rules.findings["CHK002"].limits
-    grid = numbers.grid()
-    level = grid.mean(axis=(1, 2))
-    low = float(np.mean(grid < -limits["noise"] * numbers.noise))
+    # Tiles without a pixel tell nothing.
+    planes = [plane[np.isfinite(plane)] for plane in numbers.grid()]
+    tiles = np.concatenate(planes)
+    if not tiles.size:
+        return []
+    low = float(np.mean(tiles < -limits["noise"] * numbers.noise))
     evidence: dict[str, Scalar] = {
         "percent": 100 * share,
-        "background_dn": float(np.nanmin(level)),
+        "background_dn": min(float(plane.mean()) for plane in planes if plane.size),
         "noise_dn": numbers.noise,
         "tiles_percent": 100 * low,
     }
@@ -853,8 +910,7 @@ def _look(rules: Rules, path: str, image: FloatArray, cfa: str | None) -> _Look:
 
     marked = np.zeros(image.shape, np.uint8)
     mark_isolated(rules, image, cfa, marked)
-    # X-Trans frames, which count as mono elsewhere, have columns of six kinds.
-    cell = 6 if cfa is not None and len(cfa) == 36 else _cell(cfa)
+    cell = _cell(cfa)
     return _Look(
         seen=below_zero(rules, path, image, cfa),
         shape=(image.shape[0], image.shape[1]),
@@ -950,7 +1006,8 @@ def examine_lights(
 
 
 def _cell(cfa: str | None) -> int:
-    return 1 if cfa is None or len(cfa) != 4 else 2
+    """Return the side of the CFA's cell, px; 1 for mono and unknown patterns."""
+    return {4: 2, 36: 6}.get(len(cfa or ""), 1)
 
 
 def _plane_medians(image: FloatArray, cfa: str | None) -> npt.NDArray[np.float64]:
@@ -959,8 +1016,9 @@ def _plane_medians(image: FloatArray, cfa: str | None) -> npt.NDArray[np.float64
     from wbpy.kernels import statistics
 
     cell = _cell(cfa)
-    # Every so many rows of cells: half a million pixels of a plane know its level to a thousandth of the noise.
-    jump = cell * max(1, image.size // (cell * cell * 500_000))
+    # Every so many rows of cells: half a million pixels of a plane know its level to a thousandth of the noise. Of the
+    # 36 planes of X-Trans a ninth as many are enough.
+    jump = cell * max(1, image.size // (min(cell, 2) ** 2 * 500_000))
     return np.array([statistics.median(image[y::jump, x::cell].ravel()) for y in range(cell) for x in range(cell)])
 
 
@@ -1000,10 +1058,18 @@ def field_of(image: FloatArray, cfa: str | None) -> FloatArray:
 
 
 def background_field(fields: Sequence[FloatArray]) -> FloatArray:
-    """Return what the unregistered fields of several lights have in common: stars move from one to the next."""
+    """Return what the unregistered fields of several lights have in common: stars move from one to the next.
+
+    Parameters
+    ----------
+    fields : sequence of (h, w) float32 ndarray
+        From `field_of`; the result is NaN where none has a value.
+    """
     import numpy as np
 
-    return np.asarray(np.nanmedian(np.array(fields), axis=0), np.float32)
+    from wbpy.kernels import statistics
+
+    return np.asarray(statistics.median_of_known(np.array(fields)), np.float32)
 
 
 @dataclass(frozen=True)
@@ -1445,12 +1511,16 @@ def hot_pixels_left(rules: Rules, subject: str, marked: npt.NDArray[np.uint8], l
 
 
 def mark_isolated(rules: Rules, image: FloatArray, cfa: str | None, marked: npt.NDArray[np.uint8]) -> int:
-    """Raise `marked` by one at each pixel that stands out alone in a corrected light; return how many do."""
+    """Raise `marked` by one at each pixel that stands out alone in a corrected light; return how many do.
+
+    Pixels of X-Trans frames are held against those beside them, of any colour: those of the same one stand too far
+    away to share a star's light. What the colours differ by raises the limit there.
+    """
     import numpy as np
 
     from wbpy.kernels import histograms, statistics
 
-    cell = _cell(cfa)
+    cell = 2 if _cell(cfa) == 2 else 1
     sigma = rules.findings["CHK028"].limits["sigma"]
     limit = []
     for y in range(cell):

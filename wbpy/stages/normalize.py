@@ -322,15 +322,16 @@ def run(
         result = Normalization(tuple(scales), tuple(offsets), stars, judged=judged)
         if here and there and index != reference:
             if params.method == "adaptive":
-                result = _adapted(params, result, here, there, shape)
+                result = _adapted(params, result, here, there, shape, _cells_of(here))
             elif params.two_sided:
                 result = _two_sided(result, here, there, shape)
         results.append(result)
     if params.method == "local":
         level0 = target_level(reference, results, sketches, best)
+        whole = _cells_of(sketches[reference])
         for index, result in enumerate(results):
             if index != reference or best:
-                results[index] = _localized(params, result, level0, sketches[index], shape)
+                results[index] = _localized(params, result, level0, sketches[index], shape, whole)
     return results
 
 
@@ -356,25 +357,28 @@ def target_level(
     """
     import numpy as np
 
+    from wbpy.kernels import statistics
+
     if not best:
         return sketches[reference].level
     levels = np.array([sketches[i].level for i in best])
     scale, offset = (
         np.array([getattr(results[i], name) for i in best], np.float32)[..., None, None] for name in ("scale", "offset")
     )
-    return local_median(levels * scale + offset)
+    return np.asarray(statistics.median_of_known(levels * scale + offset), np.float32)
 
 
-def local_median(values: FloatArray) -> FloatArray:
-    """Return the median over the first axis, NaN left out; NaN where there is nothing else."""
+def _cells_of(sketch: Sketch) -> int:
+    """Return how many cells of the output grid a frame reaches; the grid of a mosaic has more."""
     import numpy as np
 
-    missing = np.isnan(values).all(axis=0)
-    return np.where(missing, np.nan, np.nanmedian(np.where(missing, 0, values), axis=0)).astype(np.float32)
+    level = sketch.level if sketch.cells is None else sketch.cells[0]
+    _, rows, columns = np.nonzero(np.isfinite(level))
+    return int((np.ptp(rows) + 1) * (np.ptp(columns) + 1)) if rows.size else 0
 
 
 def _adapted(
-    params: NormalizeParams, result: Normalization, target: Sketch, frame: Sketch, shape: tuple[int, int]
+    params: NormalizeParams, result: Normalization, target: Sketch, frame: Sketch, shape: tuple[int, int], whole: int
 ) -> Normalization:
     """Return the normalization by surfaces of level and scale, or with the reason why there are none."""
     import dataclasses
@@ -396,7 +400,7 @@ def _adapted(
         # Only where both frames are: the surfaces of the two levels must leave out the same structures of the sky.
         shared = np.isfinite(level0) & np.isfinite(level)
         planes = [np.where(shared, plane, np.float32(np.nan)) for plane in (level, level0, *ratios)]
-        found = [local_normalization.fit_surface(plane, shape, cell, 2.0 * cell, cell) for plane in planes]
+        found = [local_normalization.fit_surface(plane, shape, cell, 2.0 * cell, cell, whole) for plane in planes]
         nodes = [surface[0] for surface in found if surface is not None]
         if len(nodes) < len(planes):
             return dataclasses.replace(
@@ -423,7 +427,12 @@ def _two_sided(result: Normalization, target: Sketch, frame: Sketch, shape: tupl
 
 
 def _localized(
-    params: NormalizeParams, result: Normalization, target: FloatArray, frame: Sketch, shape: tuple[int, int]
+    params: NormalizeParams,
+    result: Normalization,
+    target: FloatArray,
+    frame: Sketch,
+    shape: tuple[int, int],
+    whole: int,
 ) -> Normalization:
     """Return the normalization with surfaces for offsets, or with the reason why there are none."""
     import dataclasses
@@ -434,7 +443,7 @@ def _localized(
     for c, scale in enumerate(result.scale):
         difference = target[c] - scale * frame.level[c]
         found = local_normalization.fit_surface(
-            difference, shape, params.local_cell, params.local_scale, params.local_cell
+            difference, shape, params.local_cell, params.local_scale, params.local_cell, whole
         )
         if found is None:
             return dataclasses.replace(
@@ -520,7 +529,7 @@ def _divide(above: float, below: float) -> float:
 
 NORMALIZE = Stage(
     name="normalize",
-    version=3,
+    version=4,
     per="integration group",
     title="Bring the frames to one background and scale",
     run=run,

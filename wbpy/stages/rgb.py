@@ -101,6 +101,8 @@ def colour_sets(params: RgbParams, integrations: Sequence[Group]) -> ColourSets:
         luminance = filters.get(params.luminance) or (luminances[0] if len(luminances) == 1 else None)
         red, green, blue = (filters[name] for name in wanted)
         sets.append(ColourSet(red, green, blue, luminance))
+    # Those with a luminance first, so that the n-th luminance of a plan belongs to the n-th picture.
+    sets.sort(key=lambda one: one.luminance is None)
     absent = params.luminance != "none" and any(found.luminance is None for found in sets)
     return ColourSets(tuple(sets), (params.luminance,) if absent else ())
 
