@@ -86,6 +86,17 @@ def test_the_colours_of_an_xtrans_frame_are_told_apart():
     assert checks.measure_frame(stored, XTRANS).grid() == pytest.approx(seen.grid(), abs=1e-6)
 
 
+@pytest.mark.parametrize("cfa", [None, "RGGB", XTRANS])
+def test_lights_without_a_background_above_zero_or_without_many_pixels_are_looked_at_quietly(cfa):
+    image = np.random.default_rng(7).normal(-50, 10, (96, 128)).astype(np.float32)
+    image[:48] = np.nan
+    # Warnings are errors; a light below zero is told with the level of the half that it has.
+    seen = checks.examine_lights(RULES, "light", [("a", image), ("b", image), ("c", image)], cfa)
+    assert ids(seen) == ["CHK002"]
+    assert seen[0].evidence["background_dn"] == pytest.approx(-50, abs=1)
+    assert checks.examine_lights(RULES, "light", [("a", np.full_like(image, np.nan))], cfa) == []
+
+
 def test_the_background_of_xtrans_lights_has_no_shape_of_its_own():
     colours = np.array(list(XTRANS)).reshape(6, 6)
     colour = np.tile(colours, (40, 40))

@@ -351,3 +351,10 @@ def test_mesh_of_another_image_is_refused():
         expand_mesh(np.zeros((3, 4), dtype=np.float32), (256, 256), 64)
     with pytest.raises(ValueError, match="box is 2 px"):
         background_mesh(np.zeros((8, 8), dtype=np.float32), 2)
+
+
+def test_the_median_of_what_is_known_is_nan_only_where_nothing_is():
+    values = np.array([[1, np.nan, np.nan], [4, 7, np.nan], [np.nan, 9, np.nan], [8, 2, np.nan]], np.float32)
+    found = statistics.median_of_known(values)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, [4, 7, np.nan])

@@ -131,6 +131,20 @@ def test_on_the_grid_of_a_mosaic_the_overlap_of_two_lights_counts(method: str, s
     assert bool(result.surfaces or result.sided) == fits == (result.failure == "")
 
 
+def test_a_light_of_a_small_sensor_within_the_reference_is_normalized_locally():
+    params = NormalizeParams(method="local", local_cell=32)
+    y, x = np.mgrid[:192, :256].astype(np.float32)
+    sky = np.random.default_rng(3).normal(0, 5, (192, 256)).astype(np.float32)
+    # A quarter of the reference: fewer than a third of its cells, but all of its own.
+    there = Transform(np.array([[1.0, 0, -64], [0, 1, -48], [0, 0, 1]]), 0.1, 40, "similarity")
+    part = (1500 + 0.1 * x + sky)[48:144, 64:192]
+    sketches = [
+        normalize.sketch(params, image, None, at, (192, 256)) for at, image in ((HERE, 1000 + sky), (there, part))
+    ]
+    result = normalize.run(params, 0, [REFERENCE, FRAME], [HERE, there], sketches, (192, 256))[1]
+    assert result.failure == "" and len(result.surfaces) == 1
+
+
 def test_the_gradient_of_a_flat_sky_is_nought():
     assert normalize.gradient(np.full((1, 4, 5), 100.0, np.float32)) == pytest.approx(0.0, abs=1e-12)
     assert normalize.gradient(np.full((1, 4, 5), np.nan, np.float32)) == 0.0

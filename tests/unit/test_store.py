@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -117,3 +118,48 @@ def test_images_stay_mapped_within_the_allowance(tmp_path: Path) -> None:
         part = stored.read(5, 9, 1, 50)
         assert part.flags.c_contiguous and part.flags.writeable
         np.testing.assert_array_equal(part, expected[5:9, 1:50])
+
+
+def written(store: Store, key: str, used_s: int) -> Path:
+    """Store an image of 4 kB as if it had been used some seconds after 1970."""
+    path = store.put_image(key, np.zeros((32, 32), np.float32)).path
+    os.utime(path, (used_s, used_s))
+    return path
+
+
+def test_a_store_above_its_limit_loses_what_was_used_longest_ago(tmp_path: Path) -> None:
+    earlier = Store(tmp_path / ".store")
+    paths = {key: written(earlier, key, used) for key, used in (("new", 300), ("old", 100), ("middle", 200))}
+    size = paths["old"].stat().st_size
+    assert Store(tmp_path / ".store").shrink(2 * size + 10) == (1, size, 2 * size)
+    assert [key for key, path in paths.items() if path.exists()] == ["new", "middle"]
+    assert Store(tmp_path / ".store").shrink(2 * size) == (0, 0, 2 * size)
+
+
+def test_reading_an_artifact_counts_as_use_in_later_runs(tmp_path: Path) -> None:
+    earlier = Store(tmp_path / ".store")
+    read, unread = written(earlier, "read", 100), written(earlier, "unread", 200)
+    written_at = read.stat().st_mtime_ns
+    assert Store(tmp_path / ".store").image("read") is not None
+    Store(tmp_path / ".store").shrink(read.stat().st_size)
+    assert read.exists() and not unread.exists()
+    assert read.stat().st_mtime_ns == written_at, "the time at which it was made stays"
+
+
+def test_what_a_run_used_itself_is_never_removed(tmp_path: Path) -> None:
+    earlier = Store(tmp_path / ".store")
+    written(earlier, "image", 100)
+    earlier.put_record("record", {"a": 1})
+    earlier.put_mended("mended", np.arange(3), np.zeros(3, np.float32))
+    with earlier.put_bits("bits", (1, 2, 8, 8)):
+        pass
+    earlier.put_record("unused", {"a": 2})
+    store = Store(tmp_path / ".store")
+    for found in (store.image("image"), store.record("record"), store.mended("mended"), store.bits("bits")):
+        assert found is not None
+    store.put_image("made", np.zeros((8, 8), np.float32))
+    removed, freed, left = store.shrink(0)
+    assert removed == 1 and freed > 0 and left > 0
+    again = Store(tmp_path / ".store")
+    assert again.image("image") and again.record("record") and again.mended("mended") and again.bits("bits")
+    assert again.image("made") is not None and again.record("unused") is None

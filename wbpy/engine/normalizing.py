@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from wbpy.engine.context import Context
 from wbpy.engine.results import Decisions, Treated, cfa_matrix, grid_of
@@ -82,11 +83,13 @@ def _sketch(
         values, arrays = known
         sides = tuple((low, high) for low, high in values["sides"])
         location = tuple(values["location"])
-        return Sketch(tuple(values["dispersion"]), arrays["level"], sides, location, arrays.get("cells"))
+        dispersion, reach = tuple(values["dispersion"]), values["reach"]
+        return Sketch(dispersion, arrays["level"], sides, location, arrays.get("cells"), reach)
     height, width = light.image.shape
     image = light.image.read(0, height, 0, width)
     made = normalize.sketch(params, image, cfa_matrix(light.frame), transform, shape)
-    values = {name: list(getattr(made, name)) for name in ("dispersion", "sides", "location")}
+    values: dict[str, Any] = {name: list(getattr(made, name)) for name in ("dispersion", "sides", "location")}
+    values["reach"] = made.reach
     grids = {"level": made.level} | ({} if made.cells is None else {"cells": made.cells})
     context.store.put_record(key, values, **grids)
     return made

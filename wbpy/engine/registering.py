@@ -86,8 +86,8 @@ def _pinned(context: Context, path: Path, like: Treated) -> Treated | str:
     frame = msgspec.structs.replace(like.frame, path=str(path), cfa=None, row_order=row_order)
     measurement = measure.run(MeasureParams(), plane, None)
     stars = make_key(measure.MEASURE.version, key)
-    image = context.store.put_image(key, plane)
-    return replace(like, frame=frame, key=key, stars=stars, image=image, measurement=measurement)
+    stored = context.store.put_image(key, plane)
+    return replace(like, frame=frame, key=key, stars=stars, image=stored, measurement=measurement)
 
 
 def find_transform(context: Context, step: Step, target: Treated, light: Treated) -> Transform | Failure:

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -309,13 +310,13 @@ class Store:
         self.put_record(key, values)
 
     def _mark(self, path: Path) -> None:
-        """Remember that an artifact was used; the time of its file says when, to later runs."""
+        """Remember that an artifact was used; the access time of its file says when, to later runs."""
         with self._lock:
             known = path in self._used
             self._used.add(path)
         if not known:
             with contextlib.suppress(OSError):
-                os.utime(path)
+                os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
 
     def shrink(self, limit: int) -> tuple[int, int, int]:
         """Remove artifacts until the others fit into `limit` bytes; return how many, their bytes, and what is left.
@@ -327,7 +328,7 @@ class Store:
             for path in (self._root / kind).glob("*.np[yz]"):
                 with contextlib.suppress(OSError):
                     status = path.stat()
-                    found.append((status.st_mtime_ns, str(path), status.st_size))
+                    found.append((status.st_atime_ns, str(path), status.st_size))
         left = sum(size for _, _, size in found)
         removed = freed = 0
         for _, name, size in sorted(found):

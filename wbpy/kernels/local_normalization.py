@@ -249,7 +249,7 @@ def fit_surface(
     step : int
         Distance of the nodes, px.
     whole : int, optional
-        Cells that a frame has, where `shape` is that of a mosaic; all cells if not given.
+        Cells that the frame covers, where that is less than all: on the grid of a mosaic, or of a larger sensor.
 
     Returns
     -------
@@ -262,7 +262,7 @@ def fit_surface(
         If less than a third of the cells of a frame have a value or stay after rejection, or fewer than three.
     """
     height, width = shape
-    fewest = max(3.0, (values.size if whole is None else whole) / 3)
+    fewest = max(3.0, min(values.size, values.size if whole is None else whole) / 3)
     y, x = cell_centres(height, cell), cell_centres(width, cell)
     node_y, node_x = _node_places(height, step), _node_places(width, step)
     kept = np.isfinite(values)

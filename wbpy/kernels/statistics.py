@@ -7,6 +7,7 @@ megabyte whatever the size of the image: a float32 is ranked by its bit pattern,
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -217,13 +218,13 @@ def median_mad(values: NDArray[np.float32]) -> tuple[float, float]:
     return centre, 0.5 * (low + high)
 
 
-@exact
 def median_of_known(values: NDArray[Any]) -> NDArray[Any]:
     """Return the median over the first axis, NaN left out; NaN, and no warning, where there is nothing else."""
     missing = np.isnan(values).all(axis=0)
     return np.where(missing, values.dtype.type(np.nan), np.nanmedian(np.where(missing, 0, values), axis=0))
 
 
+@exact
 def trimmed_mean(values: NDArray[np.float32], clip: float) -> float:
     """Return the mean of the values left after both ends are cut.
 

@@ -95,6 +95,8 @@ class Sketch:
     """Background of each channel, DN, that belongs to the spread."""
     cells: FloatArray | None = None
     """(3, C, gy, gx): location and spread below and above it in the cells of the output grid; for adaptive."""
+    reach: int = 0
+    """Cells that the whole frame covers, those beside the output grid included; for local and adaptive."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,7 @@ def sketch(
     # Lateral colour is far smaller than a cell: the displacement of the middle channel serves all.
     nodes = channel_nodes(transform.displacement, 1)
     step = transform.displacement_step
-    level, cells = np.empty((0, 0, 0), np.float32), None
+    level, cells, reach = np.empty((0, 0, 0), np.float32), None, 0
     if params.method == "local":
         level = local_normalization.cell_levels(image, cfa, transform.matrix, shape, params.local_cell, nodes, step)
     elif params.method == "adaptive":
@@ -175,12 +177,18 @@ def sketch(
         cells = local_normalization.cell_statistics(
             image, cfa, transform.matrix, shape, side, measure, CELL_SAMPLES, nodes, step
         )
+    if params.method in ("local", "adaptive"):
+        rows, columns = (level if cells is None else cells).shape[-2:]
+        matrix = transform.matrix / transform.matrix[2, 2]
+        area = image.size / abs(float(np.linalg.det(matrix[:2, :2])))
+        reach = round(area * rows * columns / (shape[0] * shape[1]))
     return Sketch(
         dispersion=tuple(0.5 * (low + high) for _, low, high in spreads),
         level=level,
         sides=tuple((low, high) for _, low, high in spreads),
         location=tuple(location for location, _, _ in spreads),
         cells=cells,
+        reach=reach,
     )
 
 
@@ -322,16 +330,15 @@ def run(
         result = Normalization(tuple(scales), tuple(offsets), stars, judged=judged)
         if here and there and index != reference:
             if params.method == "adaptive":
-                result = _adapted(params, result, here, there, shape, _cells_of(here))
+                result = _adapted(params, result, here, there, shape)
             elif params.two_sided:
                 result = _two_sided(result, here, there, shape)
         results.append(result)
     if params.method == "local":
         level0 = target_level(reference, results, sketches, best)
-        whole = _cells_of(sketches[reference])
         for index, result in enumerate(results):
             if index != reference or best:
-                results[index] = _localized(params, result, level0, sketches[index], shape, whole)
+                results[index] = _localized(params, result, level0, sketches[index], shape)
     return results
 
 
@@ -368,17 +375,8 @@ def target_level(
     return np.asarray(statistics.median_of_known(levels * scale + offset), np.float32)
 
 
-def _cells_of(sketch: Sketch) -> int:
-    """Return how many cells of the output grid a frame reaches; the grid of a mosaic has more."""
-    import numpy as np
-
-    level = sketch.level if sketch.cells is None else sketch.cells[0]
-    _, rows, columns = np.nonzero(np.isfinite(level))
-    return int((np.ptp(rows) + 1) * (np.ptp(columns) + 1)) if rows.size else 0
-
-
 def _adapted(
-    params: NormalizeParams, result: Normalization, target: Sketch, frame: Sketch, shape: tuple[int, int], whole: int
+    params: NormalizeParams, result: Normalization, target: Sketch, frame: Sketch, shape: tuple[int, int]
 ) -> Normalization:
     """Return the normalization by surfaces of level and scale, or with the reason why there are none."""
     import dataclasses
@@ -400,7 +398,7 @@ def _adapted(
         # Only where both frames are: the surfaces of the two levels must leave out the same structures of the sky.
         shared = np.isfinite(level0) & np.isfinite(level)
         planes = [np.where(shared, plane, np.float32(np.nan)) for plane in (level, level0, *ratios)]
-        found = [local_normalization.fit_surface(plane, shape, cell, 2.0 * cell, cell, whole) for plane in planes]
+        found = [local_normalization.fit_surface(plane, shape, cell, 2.0 * cell, cell, frame.reach) for plane in planes]
         nodes = [surface[0] for surface in found if surface is not None]
         if len(nodes) < len(planes):
             return dataclasses.replace(
@@ -427,12 +425,7 @@ def _two_sided(result: Normalization, target: Sketch, frame: Sketch, shape: tupl
 
 
 def _localized(
-    params: NormalizeParams,
-    result: Normalization,
-    target: FloatArray,
-    frame: Sketch,
-    shape: tuple[int, int],
-    whole: int,
+    params: NormalizeParams, result: Normalization, target: FloatArray, frame: Sketch, shape: tuple[int, int]
 ) -> Normalization:
     """Return the normalization with surfaces for offsets, or with the reason why there are none."""
     import dataclasses
@@ -443,7 +436,7 @@ def _localized(
     for c, scale in enumerate(result.scale):
         difference = target[c] - scale * frame.level[c]
         found = local_normalization.fit_surface(
-            difference, shape, params.local_cell, params.local_scale, params.local_cell, whole
+            difference, shape, params.local_cell, params.local_scale, params.local_cell, frame.reach
         )
         if found is None:
             return dataclasses.replace(
