@@ -22,17 +22,18 @@ PROGRAM_MEMORY = 350_000_000
 """Bytes that the interpreter, its libraries and the compiled kernels take."""
 
 SECONDS_PER_MEGAPIXEL = {
-    "masters": 0.020,
-    "calibrate": 0.006,
-    "cosmetic": 0.006,
-    "measure": 0.030,
-    "debayer": 0.030,
-    "integrate": 0.035,
-    "drizzle": 0.016,
+    "masters": 0.010,
+    "calibrate": 0.003,
+    "cosmetic": 0.005,
+    "measure": 0.015,
+    "debayer": 0.006,
+    "normalize": 0.007,
+    "integrate": 0.018,
+    "drizzle": 0.020,
 }
 """Core-seconds per frame and megapixel (per plane for ``integrate``, of the output for ``drizzle``): rounded from
-kernel timings on one core of a 2.5 GHz server, reading included. Estimates for planning, good to a factor of two;
-other stages handle tables."""
+timings on one core of a 2.5 GHz server, reading included: ten frames of 8 MP, winsorized rejection, local normalization,
+the guided debayer, and nights of 26 MP. Estimates for planning, good to a factor of two; other stages handle tables."""
 
 PLANES = {True: 3, False: 1}
 """Planes of an integration, by whether the frames have a CFA."""

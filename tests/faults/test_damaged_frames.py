@@ -109,6 +109,14 @@ def test_a_light_behind_cloud_counts_little(run_night: Callable[..., Night]) -> 
     assert (cloudy.weight or 0) < 0.05 * max(others) or cloudy.excluded_by == "WGT001"
 
 
+def test_a_light_that_is_left_out_for_its_weight_says_what_it_looks_like(run_night: Callable[..., Night]) -> None:
+    night = run_night(with_faults({4: "cloud"}), set=["weigh.minimum=0.3"])
+    cloudy = night.truth.lights[4].path
+    assert night.result(cloudy).excluded_by == "WGT001"
+    said = next(f.message for f in night.run.findings if f.id == "WGT001" and f.subject.endswith(cloudy.name))
+    assert said.endswith(": cloud."), said
+
+
 def test_inputs_are_never_touched(tmp_path: Path) -> None:
     write_session(tmp_path / "in", SPEC)
     before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in (tmp_path / "in").rglob("*") if p.is_file()}

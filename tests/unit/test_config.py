@@ -6,7 +6,7 @@ from typing import Annotated
 import msgspec
 import pytest
 
-from wbpy.config import GroupSettings, MatchSettings, RunSettings, load_config, memory_limit_bytes
+from wbpy.config import GroupSettings, MatchSettings, RunSettings, load_config, memory_limit_bytes, store_limit_bytes
 from wbpy.errors import ConfigError
 from wbpy.rules import load_rules
 
@@ -124,3 +124,14 @@ def test_automatic_memory_limit_is_half_of_the_machine():
 def test_memory_size_that_makes_no_sense_is_refused(text: str):
     with pytest.raises(ConfigError, match="memory limit"):
         memory_limit_bytes(text)
+
+
+@pytest.mark.parametrize(("text", "size"), [("50GB", 50_000_000_000), ("0", 0), ("1.5 MiB", 1536 * 1024)])
+def test_the_limit_of_the_store_may_be_any_size(text: str, size: int):
+    assert store_limit_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "auto", "-1GB"])
+def test_a_limit_of_the_store_that_is_no_size_is_refused(text: str):
+    with pytest.raises(ConfigError, match="run.store_limit"):
+        store_limit_bytes(text)

@@ -407,8 +407,20 @@ def test_run_lists_what_stands_beside_an_integration_only_when_verbose():
     run = make_run(products=(*make_run().products, preview))
     text = shown(show_run, run)
     assert "M42_Ha.png" not in text
-    assert "Beside each integration stand its preview" in text
+    assert "Beside each integration stand its preview; -v lists them." in text
     assert f"{Path('integrations/M42_Ha.png')} 7 of 8 - done" in words(shown(show_run, run, verbosity=1))
+
+
+def test_run_names_the_star_catalogue_beside_its_integration():
+    stars = [
+        msgspec.structs.replace(make_run().products[0], kind="star_catalogue", path=f"/out/integrations/M42_stars.{form}")
+        for form in ("csv", "ecsv")
+    ]
+    run = make_run(products=(*make_run().products, *stars))
+    text = words(shown(show_run, run))
+    assert "M42_stars" not in text
+    assert "Beside each integration stand its star catalogue; -v lists them." in text
+    assert "M42_stars.csv" in words(shown(show_run, run, verbosity=1))
 
 
 def test_run_names_every_frame_that_was_left_out_with_its_reason():

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from wbpy.engine import products
 from wbpy.engine.context import Context
-from wbpy.engine.results import Decisions
 from wbpy.engine.store import make_key
 from wbpy.io.headers import load_header
 from wbpy.io.images import open_image
 from wbpy.io.products import write_atomic
+from wbpy.io.wcs import read_wcs
 from wbpy.model import Outcome, Product, Step
 from wbpy.stages import photometry
 from wbpy.stages.photometry import PhotometryParams, StarTable
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from wbpy.io.wcs import Wcs
 
 
-def list_stars(context: Context, step: Step, decisions: Decisions) -> tuple[Outcome, str]:
+def list_stars(context: Context, step: Step) -> tuple[Outcome, str]:
     """Write the star catalogue of an integration, unless it stands already."""
     params = context.params(step, PhotometryParams)
     source = context.steps[step.inputs["integration"][0]]
@@ -45,9 +45,9 @@ def list_stars(context: Context, step: Step, decisions: Decisions) -> tuple[Outc
     key = make_key(context.params_key(step), header.get("WBPYKEY"))
     reused = all(context.store.product(make_key(key, name), path) is not None for name, path in files.items())
     if not reused:
-        done = decisions.integrated.get(step.group)
         try:
-            table = _measured(params, [Path(p.path) for p in made], done.sky if done else None)
+            # The coordinates of the file, whose rows are not those of the lights where XISF turned them over.
+            table = _measured(params, [Path(p.path) for p in made], read_wcs(header))
         except _NoStars:
             context.find("PHO001", step.id, name=first.name)
             return "no_work", "no star can be measured"

@@ -137,7 +137,7 @@ def _headers(
     """Return the cards of every file: those of an integration, with the size of its own pixels."""
     import numpy as np
 
-    assumed = context.plan.settings["scan"]["row_order"].value
+    order = products.row_order(context.plan, leader)
     finer = 1 / params.scale
     corner = (finer - 1) / 2
     sky = done.sky and done.sky.moved(np.array([[finer, 0.0, corner], [0.0, finer, corner], [0.0, 0.0, 1.0]]))
@@ -146,7 +146,7 @@ def _headers(
         what, planes = products.split_name(name, len(products.COLOURS))
         cards = [
             (keyword, value / params.scale if keyword in products.PIXEL_SIZES else value, comment)
-            for keyword, value, comment in products.integration_cards(frames, leader, what, key, assumed)
+            for keyword, value, comment in products.integration_cards(frames, leader, what, key, order)
         ]
         if what != name:
             cards = [card for card in cards if card[0] != "FILTER"]
@@ -156,7 +156,7 @@ def _headers(
             ("DRIZFRAC", drizzle.shrink_of(params, frames[0].cfa is not None), "side of the drop, pixels of a light"),
             ("DRIZKERN", params.kernel, "form of the drop"),
         ]
-        headers[name] = cards + products.sky_cards(sky, path, leader.row_order or assumed, height)
+        headers[name] = cards + products.sky_cards(sky, path, order, height)
     return headers
 
 
@@ -231,8 +231,8 @@ def _report(
             "DRZ002",
             step.id,
             channel=channel,
-            hole_percent=float(holes[worst]),
-            thin_percent=float(thin[worst]),
+            hole_percent=round(float(holes[worst]), 2),
+            thin_percent=round(float(thin[worst]), 2),
             thin_share_percent=100 * drizzle.THIN,
             scale=params.scale,
         )

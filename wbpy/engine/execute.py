@@ -245,7 +245,7 @@ def _dispatch(
     if step.stage == "drizzle":
         return drizzle_lights(context, step, _upstream(context.plan, step), treated, decisions)
     if step.stage == "photometry":
-        return list_stars(context, step, decisions)
+        return list_stars(context, step)
     if step.stage == "crop":
         return crop_pictures(context, step, treated, decisions)
     if step.stage == "rgb":

@@ -85,7 +85,8 @@ def crop_pictures(
     area = (found.x1 - found.x0) * (found.y1 - found.y0)
     removed = 1 - area / (grid.width * grid.height)
     # Of a mosaic most lights reach a part no larger than the reference: what lies outside of that is no loss.
-    reference = treated[leader_of(context, decisions, next(iter(lights.values())))].image.shape
+    leader = treated[leader_of(context, decisions, next(iter(lights.values())))]
+    reference = leader.image.shape
     share_lost = 1 - area / min(grid.width * grid.height, reference[0] * reference[1])
     limit = context.rules.findings["CRP002"].limits["share"]
     if share_lost > limit:
@@ -112,6 +113,9 @@ def crop_pictures(
         rectangle = found.scaled(max(1, picture.shape[-1] // grid.width)).joined(
             max(1, round(grid.width / picture.shape[-1]))
         )
+        if picture.path.suffix == ".xisf" and products.row_order(context.plan, leader.frame) == "BOTTOM-UP":
+            # The grid has the rows of the lights; XISF begins with the top one.
+            rectangle = rectangle.upside_down(picture.shape[-2])
         key = make_key(context.params_key(step), picture.header.get("WBPYKEY"), [rectangle.x0, rectangle.y0])
         key = make_key(key, [rectangle.x1, rectangle.y1], str(picture.header.get("WBPYKIND")), target.name)
         if context.store.product(key, target) is None:
@@ -218,6 +222,7 @@ def _write_colours(
     decisions: Decisions,
 ) -> bool:
     """Write one picture in colour unless it stands already; return whether it did."""
+    import msgspec
     import numpy as np
 
     key = make_key(context.params_key(step), [picture.header.get("WBPYKEY") for picture in pictures], target.name)
@@ -232,7 +237,9 @@ def _write_colours(
     order = str(first.header.get("ROWORDER"))
     pedestals = [float(picture.header.get("PEDESTAL") or 0.0) for picture in pictures]
     pedestal = max(pedestals)
-    cards = [card for card in products.integration_cards(frames, leader, kind, key, order) if card[0] != "FILTER"]
+    # The rows are those of the pictures, which XISF may have turned over.
+    leader = msgspec.structs.replace(leader, row_order=order)
+    cards = [card for card in products.integration_cards(frames, leader, kind, key) if card[0] != "FILTER"]
     known = {card[0] for card in cards}
     # What a crop or a drizzle says of itself, and the size of its pixels.
     geometry = ("CROP", "DRIZ", "XPIXSZ")

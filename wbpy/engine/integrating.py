@@ -120,7 +120,7 @@ def integrate_lights(
         ],
         None if sky is None else [list(card) for card in sky.cards()],
         # The header tells it, and it turns the rows of an XISF file.
-        treated[leader].frame.row_order or context.plan.settings["scan"]["row_order"].value,
+        products.row_order(context.plan, treated[leader].frame),
     )
     files = {
         artifact.name: context.out / Path(artifact.path or "").relative_to(context.plan.out)
@@ -199,18 +199,18 @@ def _headers(
     key: str,
 ) -> dict[str, list[products.Card]]:
     """Return the cards of every file of an integration whose pixels are `side` of a light's, by name of the output."""
-    assumed = context.plan.settings["scan"]["row_order"].value
+    order = products.row_order(context.plan, reference)
     headers = {}
     for name, path in files.items():
         what, planes = products.split_name(name, len(products.COLOURS))
         cards = [
             (keyword, side * value if side > 1 and keyword in products.PIXEL_SIZES else value, comment)
-            for keyword, value, comment in products.integration_cards(frames, reference, what, key, assumed)
+            for keyword, value, comment in products.integration_cards(frames, reference, what, key, order)
         ]
         if what != name:
             cards = [card for card in cards if card[0] != "FILTER"]
             cards.append(("FILTER", products.COLOURS[planes.start], "channel of frames with a CFA"))
-        headers[name] = cards + products.sky_cards(sky, path, reference.row_order or assumed, height)
+        headers[name] = cards + products.sky_cards(sky, path, order, height)
     return headers
 
 

@@ -88,8 +88,8 @@ def _sketch(
     height, width = light.image.shape
     image = light.image.read(0, height, 0, width)
     made = normalize.sketch(params, image, cfa_matrix(light.frame), transform, shape)
-    values: dict[str, Any] = {name: list(getattr(made, name)) for name in ("dispersion", "sides", "location")}
-    values["reach"] = made.reach
+    numbers: dict[str, Any] = {name: list(getattr(made, name)) for name in ("dispersion", "sides", "location")}
+    numbers["reach"] = made.reach
     grids = {"level": made.level} | ({} if made.cells is None else {"cells": made.cells})
-    context.store.put_record(key, values, **grids)
+    context.store.put_record(key, numbers, **grids)
     return made

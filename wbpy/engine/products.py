@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from wbpy.io.products import FitsWriter
-from wbpy.model import Frame, Scalar, Step
+from wbpy.model import Frame, Plan, Scalar, Step
 
 if TYPE_CHECKING:
     import numpy as np
@@ -141,6 +141,11 @@ def integration_cards(
         cards.append(("DEC", reference.dec, "[deg] of the registration reference"))
     cards.append(("REFFRAME", Path(reference.path).name, "registration reference"))
     return cards + _own_cards(kind, len(frames), key)
+
+
+def row_order(plan: Plan, reference: Frame) -> str:
+    """Return the order of the rows of pictures on the grid of `reference`, assumed where its header does not say it."""
+    return reference.row_order or str(plan.settings["scan"]["row_order"].value)
 
 
 def sky_cards(sky: Wcs | None, path: Path, row_order: str | None, height: int) -> list[Card]:

@@ -7,6 +7,7 @@ two. Done here, it never looks like a progress bar that stands still.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 SIDE = 96
 KERNELS: tuple[Literal["square", "point"], ...] = ("square", "point")
 """One with corners, one without."""
+KINDS = {0: "mono", 2: "Bayer"}
+"""By the period of the mosaic."""
 ALGORITHMS: tuple[Rejection, ...] = ("winsorized", "sigma", "percentile", "minmax", "none")
 
 
@@ -66,20 +69,28 @@ def warm_up(context: Context) -> None:
     # One of each kind: mono, Bayer, X-Trans.
     kinds = {0 if cfa is None else len(cfa): cfa for cfa in patterns.values()} or {0: None}
     context.say("Loading the pixel kernels")
-    slow = threading.Timer(
-        4.0, context.say, ["Compiling the pixel kernels for this machine, once; this takes about a minute"]
-    )
+    compiling = threading.Event()
+
+    def say_so() -> None:
+        compiling.set()
+        context.say("Compiling the pixel kernels for this machine, once; this takes one to two minutes")
+
+    slow = threading.Timer(4.0, say_so)
     slow.daemon = True
     slow.start()
+    stages = {step.stage for step in context.plan.steps}
     try:
         for kind in sorted(kinds):
-            context.check_cancelled()
-            _treat(kinds[kind], {step.stage for step in context.plan.steps})
+            for part in _treat(kinds[kind], stages):
+                context.check_cancelled()
+                if compiling.is_set():
+                    context.say(f"Compiled for {KINDS.get(kind, 'X-Trans')} frames: {part}")
     finally:
         slow.cancel()
 
 
-def _treat(cfa: npt.NDArray[np.uint8] | None, stages: set[str]) -> None:
+def _treat(cfa: npt.NDArray[np.uint8] | None, stages: set[str]) -> Iterator[str]:
+    """Run all stages on one frame; yield the name of each part that is done."""
     import numpy as np
 
     y, x = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32)
@@ -92,6 +103,7 @@ def _treat(cfa: npt.NDArray[np.uint8] | None, stages: set[str]) -> None:
     dark = np.full((SIDE, SIDE), 100, np.float32) + np.float32(0.5) * np.sin(x * 3.7 + y).astype(np.float32)
     for algorithm in ALGORITHMS:
         masters.run(MastersParams(rejection=algorithm), work, [_Frame(image, True)] * 3, "flat", dark)
+    yield "masters"
     calibration = calibrate.prepare(CalibrateParams(), dark, None, flat, cfa)
     known = cosmetic.defects(CosmeticParams(), dark, cfa)
     calibrate.run(CalibrateParams(), _Frame(image, False), calibration)
@@ -102,13 +114,16 @@ def _treat(cfa: npt.NDArray[np.uint8] | None, stages: set[str]) -> None:
     if "linedefects" in stages:
         linedefects.run(LineDefectsParams(), treated, linedefects.find(LineDefectsParams(), [treated], cfa), cfa)
     cosmetic.run(CosmeticParams(), treated, known, cfa)
+    yield "calibration and cosmetic correction"
     measured = [measure.run(MeasureParams(), treated, cfa)] * 2
+    yield "stars and noise"
     channels = 1 if cfa is None else 3
     matrix = np.array([[1, 0.001, 0.4], [-0.001, 1, 0.3], [0, 0, 1]])
     here = Transform(np.eye(3), 0.0, 5, "identity")
     normalizing = NormalizeParams(local_cell=32)
     sketch = normalize.sketch(normalizing, treated, cfa, here, (SIDE, SIDE))
     local = normalize.run(normalizing, 0, measured, [here] * 2, [sketch] * 2, (SIDE, SIDE))[1]
+    yield "normalization"
     light = Light(
         _Frame(treated, False),
         matrix,
@@ -128,8 +143,10 @@ def _treat(cfa: npt.NDArray[np.uint8] | None, stages: set[str]) -> None:
         register.correct_colour(RegisterParams(), here, measured[0], _Frame(treated, False), cfa, (SIDE, SIDE))
     for _ in integrate.run(parameters, DebayerParams(), work, changing, (SIDE, SIDE), cfa, counts):
         pass
+    yield "integration"
     if "drizzle" in stages:
         for form in KERNELS:
             finer = DrizzleParams(kernel=form)
             for _ in drizzle.run(finer, work, [light] * 3, (SIDE, SIDE), cfa, None, drizzle.no_coverage(channels)):
                 pass
+        yield "drizzle"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from wbpy.engine.context import Context
 from wbpy.engine.results import Decisions, Treated
 from wbpy.model import Outcome, Step
-from wbpy.stages import weigh
+from wbpy.stages import approve, weigh
 from wbpy.stages.weigh import WeighParams
 
 
@@ -34,7 +34,8 @@ def weigh_lights(
             context.find("WGT002", path, method=params.method)
             context.frame_result(path, weight=0.0, excluded_by="WGT002")
         elif share < params.minimum:
-            context.find("WGT001", path, weight=share, minimum=params.minimum)
+            because = _named(context, path)
+            context.find("WGT001", path, weight=share, minimum=params.minimum, because=because)
             context.frame_result(path, weight=0.0, excluded_by="WGT001")
         else:
             kept[path] = weights
@@ -43,6 +44,17 @@ def weigh_lights(
     if kept and not any((other.stage, other.group) == ("drizzle", step.group) for other in context.plan.steps):
         _hint_at_drizzle(context, step, list(kept), treated, decisions)
     return "done", "from noise and scale of the registered lights"
+
+
+def _named(context: Context, path: str) -> str:
+    """Return what was found of a light by the pattern of its measurements, as the end of a sentence."""
+    ids = set(approve.NAMED.values())
+    titles = [
+        context.rules.findings[found.id].title.lower()
+        for found in context.findings
+        if found.subject == path and found.id in ids
+    ]
+    return f": {', '.join(titles)}" if titles else ""
 
 
 def _hint_at_drizzle(

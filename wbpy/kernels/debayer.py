@@ -542,6 +542,28 @@ def _split_row(mosaic: NDArray[np.float32], y: int, p: int, s: NDArray[np.float3
 
 
 @exact
+def count_missing(mosaic: NDArray[np.float32]) -> int:
+    """Return the number of NaN pixels of a mosaic (h, w)."""
+    missing = 0
+    for y in range(mosaic.shape[0]):
+        line = mosaic[y]
+        for x in range(line.size):
+            missing += 0 if line[x] == line[x] else 1
+    return missing
+
+
+@exact
+def reflect_row(source: NDArray[np.float32], pad: int, line: NDArray[np.float32]) -> None:
+    """Write a row of a mosaic (w,) from element `pad` of `line` on, and what it is when reflected on either side."""
+    w = source.size
+    line[pad : pad + w] = source
+    for i in range(pad):
+        line[i] = source[reflected(i - pad, w)]
+    for i in range(pad + w, line.size):
+        line[i] = source[reflected(i - pad, w)]
+
+
+@exact
 def bridged(mosaic: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the mosaic with each NaN replaced by the mean of the nearest samples of its colour, else by 0.
 
@@ -638,12 +660,7 @@ def _demosaic_with_gaps(mosaic: NDArray[np.float32], cfa: NDArray[np.uint8], out
     """Fill `out`, three planes or one, from a mosaic that may contain NaN."""
     h, w = mosaic.shape
     check_bayer(cfa, h, w)
-    missing = 0
-    for y in range(h):
-        line = mosaic[y]
-        for x in range(w):
-            missing += 0 if line[x] == line[x] else 1
-    if missing:
+    if count_missing(mosaic):
         _demosaic(bridged(mosaic), cfa, out)
         mark_missing(mosaic, cfa, out)
     else:

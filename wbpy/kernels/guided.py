@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from wbpy.kernels.debayer import bridged, check_bayer, mark_missing, reflected
+from wbpy.kernels.debayer import bridged, check_bayer, count_missing, mark_missing, reflect_row, reflected
 from wbpy.kernels.jit import exact, fast
 
 HALO = 16
@@ -56,11 +56,7 @@ def guided(mosaic: NDArray[np.float32], cfa: NDArray[np.uint8], out: NDArray[np.
     """
     h, w = mosaic.shape
     check_bayer(cfa, h, w)
-    missing = 0
-    for y in range(h):
-        line = mosaic[y]
-        for x in range(w):
-            missing += 0 if line[x] == line[x] else 1
+    missing = count_missing(mosaic)
     source = bridged(mosaic) if missing else mosaic
     for y0 in range(0, h, _BAND):
         _band(source, cfa, y0, min(h, y0 + _BAND), out)
@@ -126,13 +122,7 @@ def _padded(mosaic: NDArray[np.float32], y0: int, y1: int) -> NDArray[np.float32
     rows, columns = y1 - y0 + 2 * _PAD, w + 2 * _PAD
     out = np.empty((rows + (rows & 1), columns + (columns & 1)), np.float32)
     for j in range(out.shape[0]):
-        source = mosaic[reflected(y0 + j - _PAD, h)]
-        line = out[j]
-        line[_PAD : _PAD + w] = source
-        for i in range(_PAD):
-            line[i] = source[reflected(i - _PAD, w)]
-        for i in range(_PAD + w, out.shape[1]):
-            line[i] = source[reflected(i - _PAD, w)]
+        reflect_row(mosaic[reflected(y0 + j - _PAD, h)], _PAD, out[j])
     return out
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from wbpy.kernels.debayer import bridged, check_bayer, mark_missing, reflected
+from wbpy.kernels.debayer import bridged, check_bayer, count_missing, mark_missing, reflect_row, reflected
 from wbpy.kernels.jit import exact
 
 HALO = 6
@@ -48,11 +48,7 @@ def vng(mosaic: NDArray[np.float32], cfa: NDArray[np.uint8], out: NDArray[np.flo
     """
     h, w = mosaic.shape
     check_bayer(cfa, h, w)
-    missing = 0
-    for y in range(h):
-        line = mosaic[y]
-        for x in range(w):
-            missing += 0 if line[x] == line[x] else 1
+    missing = count_missing(mosaic)
     source = bridged(mosaic) if missing else mosaic
     window = np.empty((5, w + 2 * _PAD), np.float32)
     gradient = np.empty((8, w), np.float32)
@@ -61,11 +57,7 @@ def vng(mosaic: NDArray[np.float32], cfa: NDArray[np.uint8], out: NDArray[np.flo
     parts = np.empty((3, w), np.float32)
     for y in range(h):
         for k in range(5):
-            row, line = source[reflected(y + k - _PAD, h)], window[k]
-            line[_PAD : _PAD + w] = row
-            for i in range(_PAD):
-                line[i] = row[reflected(i - _PAD, w)]
-                line[_PAD + w + i] = row[reflected(w + i, w)]
+            reflect_row(source[reflected(y + k - _PAD, h)], _PAD, window[k])
         # Red or blue stand at columns of this parity.
         site = 1 if cfa[y & 1, 0] == 1 else 0
         for k in range(8):

@@ -17,7 +17,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from wbpy.kernels.debayer import mark_missing
+from wbpy.kernels.debayer import count_missing, mark_missing
 from wbpy.kernels.jit import exact, fast
 
 HALO = 18
@@ -156,11 +156,7 @@ def _fill(
     """Fill `out` band by band."""
     h, w = mosaic.shape
     p = cfa.shape[0]
-    missing = 0
-    for y in range(h):
-        line = mosaic[y]
-        for x in range(w):
-            missing += 0 if line[x] == line[x] else 1
+    missing = count_missing(mosaic)
     source = _bridged(mosaic, cfa) if missing else mosaic
     for y0 in range(0, h, _BAND * p):
         y1 = min(h, y0 + _BAND * p)

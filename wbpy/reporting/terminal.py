@@ -526,8 +526,8 @@ def _products(console: Console, products: Sequence[Product], out: Path, verbosit
     print_table(console, names, rows, right=["frames", "exposure"])
     if len(rows) < len(products):
         kinds = {product.kind for product in products}
-        names = {"preview": "preview", "rejection_low": "rejection maps", "star_catalogue": "star catalogue"}
-        beside = listing([name for kind, name in names.items() if kind in kinds])
+        called = {"preview": "preview", "rejection_low": "rejection maps", "star_catalogue": "star catalogue"}
+        beside = listing([name for kind, name in called.items() if kind in kinds])
         console.print(f"Beside each integration stand its {beside}; -v lists them.")
     console.print()
 

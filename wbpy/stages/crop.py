@@ -58,6 +58,10 @@ class Rectangle:
         """Return the part of a grid whose pixels are made of `side` x `side` that lies wholly inside of this one."""
         return Rectangle(-(-self.x0 // side), -(-self.y0 // side), self.x1 // side, self.y1 // side)
 
+    def upside_down(self, height: int) -> Rectangle:
+        """Return the same part of a picture of `height` rows that begins with what was its last row."""
+        return Rectangle(self.x0, height - self.y1, self.x1, height - self.y0)
+
 
 def run(params: CropParams, integrations: Sequence[Covering], shape: tuple[int, int]) -> Rectangle | None:
     """Return the largest rectangle that enough lights of every integration cover; None when there is none.
@@ -94,7 +98,7 @@ def run(params: CropParams, integrations: Sequence[Covering], shape: tuple[int, 
 
 CROP = Stage(
     name="crop",
-    version=1,
+    version=2,
     per="registration group",
     title="Cut off the edges that few lights reach",
     run=run,

@@ -207,7 +207,7 @@ def _photometry(
 
 PHOTOMETRY = Stage(
     name="photometry",
-    version=1,
+    version=2,
     per="integration group",
     title="List the stars of the integration",
     run=run,

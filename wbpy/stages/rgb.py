@@ -166,7 +166,7 @@ def fit_luminance(planes: FloatArray, luminance: FloatArray) -> tuple[float, flo
 
 RGB = Stage(
     name="rgb",
-    version=1,
+    version=2,
     per="registration group",
     title="Combine three filters into one picture in colour",
     run=run,
