@@ -14,10 +14,26 @@ import pytest
 from numpy.typing import NDArray
 
 from wbpy.model import FrameResult, Plan, Run
-from wbpy.simulate import SessionSpec, Truth, write_session
+from wbpy.simulate import Sensor, SessionSpec, Truth, write_session
 
 ROOT = Path(__file__).parent.parent
 REAL_DATA = ROOT.parent / "shared" / "data"
+STARS_ALONE = SessionSpec(
+    seed=31,
+    sensor=Sensor(width=220, height=160, seed=5),
+    n_lights=4,
+    n_stars=90,
+    brightest_e_per_s=3000.0,
+    faintest_e_per_s=60.0,
+    nebula_e_per_s=0.0,
+    n_darks=3,
+    n_flats=3,
+    n_flat_darks=3,
+    n_bias=0,
+    dither_px=2.0,
+    cosmic_rays=0.0,
+)
+"""A night of small frames with plain stars and nothing that goes wrong; tests replace what they are about."""
 
 
 @dataclass

@@ -32,8 +32,9 @@ SECONDS_PER_MEGAPIXEL = {
     "drizzle": 0.020,
 }
 """Core-seconds per frame and megapixel (per plane for ``integrate``, of the output for ``drizzle``): rounded from
-timings on one core of a 2.5 GHz server, reading included: ten frames of 8 MP, winsorized rejection, local normalization,
-the guided debayer, and nights of 26 MP. Estimates for planning, good to a factor of two; other stages handle tables."""
+timings on one core of a 2.5 GHz server, reading included, of ten frames of 8 MP with winsorized rejection, local
+normalization and the guided debayer, and of nights of 26 MP. Estimates for planning, good to a factor of two; other
+stages handle tables."""
 
 PLANES = {True: 3, False: 1}
 """Planes of an integration, by whether the frames have a CFA."""

@@ -215,20 +215,6 @@ for _n in (20, 50):
     case(f"mean-{_n}")(mean_case(_n))
 
 
-@case("median-20")
-def median_20(quick: bool) -> Case:
-    from wbpy.kernels import combine
-
-    tile = stack(20, 1 << (13 if quick else 17))
-    out = np.empty(tile.shape[1], np.float32)
-    candidates: dict[str, Callable[[], object]] = {
-        "wbpy median": lambda: combine.median(tile, out),
-        "numpy nanmedian": lambda: np.nanmedian(tile, axis=0),
-        "numpy median, no NaN": lambda: np.median(tile, axis=0),
-    }
-    return Case("median-20", "Msamples", tile.size / 1e6, candidates, "numpy nanmedian", missing("bottleneck"))
-
-
 # Calibration, statistics, defects
 
 

@@ -273,7 +273,7 @@ def test_the_crop_keeps_what_three_quarters_of_the_lights_reach(solved: Callable
     assert_on_the_sky(cropped, night.truth)
     header = fits.getheader(cropped)
     assert header["WBPYKIND"] == "integration_autocrop" and header["LIVETIME"] == 360
-    assert "wbpy crop 1: use=True, coverage=0.75" in list(header["HISTORY"])
+    assert "wbpy crop 2: use=True, coverage=0.75" in list(header["HISTORY"])
     assert header["WBPYKEY"] != fits.getheader(whole)["WBPYKEY"]
 
 

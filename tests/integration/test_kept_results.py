@@ -3,36 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from conftest import load_json
+from conftest import STARS_ALONE, load_json
 
 import wbpy
 from wbpy.engine import execute
 from wbpy.engine.events import Event
 from wbpy.errors import ConfigError
-from wbpy.model import Run
-from wbpy.simulate import Sensor, SessionSpec, write_session
+from wbpy.model import Run, StepResult
+from wbpy.simulate import write_session
 
-SPEC = SessionSpec(
-    seed=31,
-    sensor=Sensor(width=220, height=160, seed=5),
-    n_lights=4,
-    n_stars=90,
-    brightest_e_per_s=3000.0,
-    faintest_e_per_s=60.0,
-    nebula_e_per_s=0.0,
-    n_darks=3,
-    n_flats=3,
-    n_flat_darks=3,
-    n_bias=0,
-    dither_px=2.0,
-    rotation_deg=0.4,
-    cosmic_rays=0.0,
-)
+SPEC = replace(STARS_ALONE, rotation_deg=0.4)
 
 
 @pytest.fixture(scope="module")
@@ -140,3 +126,17 @@ def test_stars_that_another_version_measured_are_measured_again(frames: Path, tm
         told[name] = next(step.why for step in run.steps if step.id.startswith("calibrate/"))
     assert told["same"] == "lights, masters and parameters are unchanged"
     assert told["next"] == "4 lights treated, 0 taken from the store"
+
+
+def test_a_run_that_only_reuses_says_so_where_no_star_could_be_listed():
+    steps = [
+        StepResult(id=f"{stage}/g", outcome=outcome, seconds=0.0, why="")
+        for stage, outcome in (
+            ("masters", "reused"),
+            ("weigh", "done"),
+            ("integrate", "reused"),
+            ("photometry", "no_work"),
+        )
+    ]
+    assert execute._overall(steps, True, False) == "reused"
+    assert execute._overall([*steps, msgspec.structs.replace(steps[0], outcome="done")], True, False) == "done"

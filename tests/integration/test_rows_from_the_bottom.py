@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.table import Table
+from conftest import STARS_ALONE
 from numpy.typing import NDArray
 
 import wbpy
@@ -16,24 +17,9 @@ from wbpy.io.headers import load_header
 from wbpy.io.images import open_image
 from wbpy.io.wcs import read_wcs
 from wbpy.model import Run
-from wbpy.simulate import Sensor, SessionSpec, write_session
+from wbpy.simulate import write_session
 
-SPEC = SessionSpec(
-    seed=31,
-    sensor=Sensor(width=220, height=160, seed=5),
-    filters={"R": 3, "G": 3, "B": 3},
-    n_stars=90,
-    brightest_e_per_s=3000.0,
-    faintest_e_per_s=60.0,
-    nebula_e_per_s=0.0,
-    n_darks=3,
-    n_flats=3,
-    n_flat_darks=3,
-    n_bias=0,
-    dither_px=2.0,
-    drift_px=(2.0, 3.0),
-    cosmic_rays=0.0,
-)
+SPEC = replace(STARS_ALONE, filters={"R": 3, "G": 3, "B": 3}, drift_px=(2.0, 3.0))
 SKY = {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": 312.75, "CRVAL2": 30.7, "CRPIX1": 100.0, "CRPIX2": 60.0}
 SKY |= {"CD1_1": -5.4e-4, "CD1_2": 2e-5, "CD2_1": 1.8e-5, "CD2_2": 5.4e-4}
 

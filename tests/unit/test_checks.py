@@ -94,7 +94,13 @@ def test_lights_without_a_background_above_zero_or_without_many_pixels_are_looke
     seen = checks.examine_lights(RULES, "light", [("a", image), ("b", image), ("c", image)], cfa)
     assert ids(seen) == ["CHK002"]
     assert seen[0].evidence["background_dn"] == pytest.approx(-50, abs=1)
-    assert checks.examine_lights(RULES, "light", [("a", np.full_like(image, np.nan))], cfa) == []
+    flat = np.ones_like(image)
+    masters = {"flat": flat, "dark": flat, "bias": flat, "offset_dn": 500.0}
+    assert ids(checks.examine_lights(RULES, "light", [("a", image), ("b", image), ("c", image)], cfa, **masters)) == [
+        "CHK002"
+    ]
+    nothing = np.full_like(image, np.nan)
+    assert checks.examine_lights(RULES, "light", [("a", nothing), ("b", nothing), ("c", nothing)], cfa, **masters) == []
 
 
 def test_the_background_of_xtrans_lights_has_no_shape_of_its_own():

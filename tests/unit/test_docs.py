@@ -224,3 +224,14 @@ def test_change_fragments_are_named_after_issue_and_part():
     for path in (ROOT / "changes").glob("*.md"):
         assert path.name == "README.md" or re.fullmatch(r"\d+\.[a-z_]+\.md", path.name)
         assert read(path).strip()
+
+
+def test_the_contract_names_every_value_of_an_inspection():
+    from wbpy.inspecting import Histogram, InspectedFrame, Inspection
+    from wbpy.star_profiles import FrameStars, StarInspection, StarProfile
+
+    text = (DOCS / "contracts.md").read_text(encoding="utf-8")
+    section = text.split("## `wbpy inspect --json`")[1].split("\n## ")[0]
+    for kind in (Inspection, InspectedFrame, Histogram, StarInspection, FrameStars, StarProfile):
+        missing = [name for name in kind.__struct_fields__ if f"`{name}`" not in section]
+        assert not missing, f"{kind.__name__}: {missing}"

@@ -212,25 +212,6 @@ def test_threads_side_by_side_give_the_bits_of_one():
     np.testing.assert_array_equal(np.concatenate([results[k].out for k in range(3)]), alone.out)
 
 
-@pytest.mark.parametrize("n", SIZES)
-def test_median_minimum_and_maximum_equal_numpy(n):
-    values = stack_of(n, 150, seed=n, gaps=0.2)
-    values[:, ::5] = np.round(values[:, ::5] / 50)
-    values[:, 3] = np.nan
-    values[0, 4] = np.inf
-    clean = np.where(np.isfinite(values), values, np.nan).astype(np.float64)
-    empty = np.isnan(clean).all(axis=0)
-    out = np.empty(150, np.float32)
-    for kernel, peer in (
-        (combine.median, np.nanmedian),
-        (combine.minimum, np.nanmin),
-        (combine.maximum, np.nanmax),
-    ):
-        kernel(values, out)
-        assert np.isnan(out[empty]).all()
-        np.testing.assert_array_equal(out[~empty], peer(clean[:, ~empty], axis=0).astype(np.float32))
-
-
 def test_wrong_arguments_raise():
     values = stack_of(3, 4, seed=6)
     lo, hi = bounds_of(values, "none")
@@ -244,10 +225,6 @@ def test_wrong_arguments_raise():
         run(values, lo, hi, [1, 1, 1], judged=values[:2])
     with pytest.raises(ValueError, match=r"\(3,\)"):
         run(values, lo[:3], hi, [1, 1, 1])
-    with pytest.raises(ValueError, match="at least one frame"):
-        combine.median(values[:0], lo)
-    with pytest.raises(ValueError, match="at least one frame"):
-        combine.minimum(values, lo[:2])
 
 
 def weighted_median(x, w):

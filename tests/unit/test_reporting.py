@@ -413,7 +413,9 @@ def test_run_lists_what_stands_beside_an_integration_only_when_verbose():
 
 def test_run_names_the_star_catalogue_beside_its_integration():
     stars = [
-        msgspec.structs.replace(make_run().products[0], kind="star_catalogue", path=f"/out/integrations/M42_stars.{form}")
+        msgspec.structs.replace(
+            make_run().products[0], kind="star_catalogue", path=f"/out/integrations/M42_stars.{form}"
+        )
         for form in ("csv", "ecsv")
     ]
     run = make_run(products=(*make_run().products, *stars))

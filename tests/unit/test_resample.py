@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from wbpy.kernels import distortion, local_normalization
 from wbpy.simulate.dng import XTRANS
+from wbpy.stages import integrate
+from wbpy.stages.base import Work
 from wbpy.stages.debayer import DebayerParams
-from wbpy.stages.integrate import IntegrateParams, Light, on_joined_pixels, resample, tile_side
+from wbpy.stages.integrate import Counts, IntegrateParams, Light, on_joined_pixels, resample, tile_side
 
 HEIGHT, WIDTH = 90, 110
 
@@ -94,6 +96,19 @@ def test_joined_pixels_lie_in_the_middle_of_theirs(pattern, side):
     # Means of samples that lie a pixel off the middle at most: 3 and 2 DN for each pixel.
     np.testing.assert_allclose(out[1][6:-6, 6:-6], expected[6:-6, 6:-6], atol=0.6)
     np.testing.assert_allclose(out[:, 6:-6, 6:-6].mean(), expected[6:-6, 6:-6].mean(), atol=2.6)
+
+
+def test_the_photon_noise_of_joined_pixels_is_that_of_the_mean_of_their_samples():
+    cfa = np.array([[0, 1], [1, 2]], np.uint8)
+    # 1600 electrons in each sample over a sky of 400, 1 e-/DN: a variance of 1600, half of it where two are joined.
+    known = {"noise": (20.0,) * 3, "background": (400.0,) * 3, "e_per_dn": 1.0}
+    whole = Light(Frame(np.full((64, 64), 1600, np.float32)), np.eye(3), (1.0,) * 3, (0.0,) * 3, (1.0,) * 3, **known)
+    joined = on_joined_pixels(whole, 2, (1, 2, 1))
+    work = Work(map=map, workers=1, memory=1 << 28, report=lambda *_: None)
+    params = IntegrateParams(rejection="none", maps=("variance_expected",))
+    counts = Counts(*(np.zeros(1, np.int64) for _ in range(3)))
+    (strip,) = integrate.run(params, DebayerParams(method="superpixel"), work, [joined], (32, 32), cfa, counts)
+    np.testing.assert_allclose(strip.maps["variance_expected"][:, 16, 16], [1600.0, 800.0, 1600.0], rtol=1e-6)
 
 
 def test_surfaces_and_displacements_of_joined_pixels_are_those_of_the_whole():

@@ -8,7 +8,7 @@ import platform
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -194,8 +194,8 @@ def _shrink_store(context: Context) -> None:
         )
     if left > limit:
         context.say(
-            f".store holds {left / 1e9:.3g} GB, more than run.store_limit {text}, because this run used all of it; delete "
-            "the folder when the pictures are as you want them, or raise the limit",
+            f".store holds {left / 1e9:.3g} GB, more than run.store_limit {text}, because this run used all of it; "
+            "delete the folder when the pictures are as you want them, or raise the limit",
             left_bytes=left,
         )
 
@@ -208,9 +208,9 @@ def _dispatch(
     decisions: Decisions,
     results: list[StepResult],
 ) -> tuple[Outcome, str]:
-    undecided = _undecided(step, results)
-    if undecided is not None:
-        return "blocked", f"{undecided.id} {'failed' if undecided.outcome == 'failed' else 'was not tried'}"
+    broken = _broken_decision(context, step, {result.id: result.outcome for result in results})
+    if broken is not None:
+        return "blocked", f"{broken} failed"
     if step.stage == "masters":
         made = make_master(context, step, done)
         with _counted_apart(context, step):
@@ -253,16 +253,18 @@ def _dispatch(
     raise ValueError(f"{step.id}: no such stage in this version: {step.stage}")
 
 
-def _undecided(step: Step, results: Sequence[StepResult]) -> StepResult | None:
-    """Return a step whose decision the given one needs and that was not reached; None where there is none.
+def _broken_decision(context: Context, step: Step, outcomes: Mapping[str, Outcome]) -> str | None:
+    """Return the id of a step that failed and decides for the given one, by way of others too; None without one.
 
-    What a broken step left behind is not taken for a decision: half of the lights registered, the others still on the
-    grid that was to be replaced, or all approved.
+    What it left behind is not taken for a decision: half of the lights registered, the others still on the grid that
+    was to be replaced, or all approved.
     """
-    sources = {source for names in step.inputs.values() for source in names}
-    for result in results:
-        if result.id in sources and result.id.split("/")[0] in DECISIONS and result.outcome in ("failed", "blocked"):
-            return result
+    for source in dict.fromkeys(source for names in step.inputs.values() for source in names):
+        if source in outcomes and source.split("/")[0] in DECISIONS:
+            broken = source if outcomes[source] == "failed" else None
+            broken = broken or _broken_decision(context, context.steps[source], outcomes)
+            if broken is not None:
+                return broken
     return None
 
 
@@ -350,7 +352,7 @@ def _overall(results: Sequence[StepResult], products: bool, lost_inputs: bool) -
     if "partial" in outcomes or lost_inputs:
         return "partial"
     kept = {result.outcome for result in results if result.id.split("/")[0] not in DECISIONS}
-    return "reused" if kept == {"reused"} else "done"
+    return "reused" if kept - {"no_work"} == {"reused"} else "done"
 
 
 def _versions() -> dict[str, str]:

@@ -13,11 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from wbpy.kernels.jit import exact
-from wbpy.kernels.rejection import LANES, bounds, comparators, load_sorted
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
-Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
 Uint16 = NDArray[np.uint16]
 
@@ -191,68 +189,6 @@ def expected_variance(
     _expected_variance(values, judged, lo, hi, w, sigma * sigma, gain, base, mean, out)
 
 
-def median(values: Float32, out: Float32) -> None:
-    """Fill the median of the samples of every column; NaN where there are none.
-
-    Parameters
-    ----------
-    values : (N, P) float32 ndarray, DN
-        Frames by pixels, N >= 1.
-    out : (P,) float32 ndarray, DN
-        Filled; of an even number of samples the mean of the two in the middle.
-
-    Raises
-    ------
-    ValueError
-        If there are no frames or `out` has another length.
-    """
-    n, pixels = values.shape
-    if n == 0 or out.shape != (pixels,):
-        raise ValueError(f"values are {values.shape}, out {out.shape}; expected at least one frame and ({pixels},)")
-    first, second = comparators(n)
-    _median(values, first, second, out)
-
-
-def minimum(values: Float32, out: Float32) -> None:
-    """Fill the smallest sample of every column; NaN where there are none.
-
-    Parameters
-    ----------
-    values : (N, P) float32 ndarray, DN
-        Frames by pixels, N >= 1.
-    out : (P,) float32 ndarray, DN
-        Filled.
-
-    Raises
-    ------
-    ValueError
-        If there are no frames or `out` has another length.
-    """
-    most = np.empty_like(out)
-    bounds(values, "none", 0, 0, out, most)
-    out[out > most] = np.nan
-
-
-def maximum(values: Float32, out: Float32) -> None:
-    """Fill the largest sample of every column; NaN where there are none.
-
-    Parameters
-    ----------
-    values : (N, P) float32 ndarray, DN
-        Frames by pixels, N >= 1.
-    out : (P,) float32 ndarray, DN
-        Filled.
-
-    Raises
-    ------
-    ValueError
-        If there are no frames or `out` has another length.
-    """
-    least = np.empty_like(out)
-    bounds(values, "none", 0, 0, least, out)
-    out[out < least] = np.nan
-
-
 @exact
 def _mean(
     values: Float32,
@@ -342,23 +278,6 @@ def _mean(
             for j in range(width):
                 c = used[j]
                 var_out[start + j] = scatter[j] / (weight[j] * weight[j]) * c / (c - 1) if c > 1 else np.nan
-
-
-@exact
-def _median(values: Float32, first: Int32, second: Int32, out: Float32) -> None:
-    """Fill the medians of columns sorted 64 at a time."""
-    n, pixels = values.shape
-    rows = np.empty((n, LANES), np.float32)
-    count = np.empty(LANES, np.int32)
-    for start in range(0, pixels, LANES):
-        width = min(LANES, pixels - start)
-        load_sorted(values, start, width, first, second, rows, count)
-        for j in range(width):
-            c = count[j]
-            if c > 0:
-                out[start + j] = 0.5 * (np.float64(rows[c >> 1, j]) + np.float64(rows[(c - 1) >> 1, j]))
-            else:
-                out[start + j] = np.nan
 
 
 @exact

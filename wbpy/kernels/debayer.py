@@ -199,7 +199,6 @@ _EPS_SQUARE = np.float32(0.43)
 # Level that is added to the data for the colour ratios: they are then defined for a background of zero or below,
 # where the estimate turns from ratios to differences smoothly.
 _RATIO_OFFSET = np.float32(1000.0)
-_TWO = np.float32(2.0)
 _THREE = np.float32(3.0)
 _SIX = np.float32(6.0)
 _ONE = np.float32(1.0)

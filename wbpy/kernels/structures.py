@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from wbpy.kernels.jit import exact
 
 Uint8 = NDArray[np.uint8]
-Int32 = NDArray[np.int32]
 
 
 def reach(layers: int, growth: int) -> int:

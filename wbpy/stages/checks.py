@@ -1476,6 +1476,8 @@ def _fine(field: FloatArray) -> npt.NDArray[np.float64]:
     import numpy as np
     from scipy import ndimage
 
+    if not np.isfinite(field).any():
+        return np.full(field.shape, np.nan)
     filled = np.where(np.isfinite(field), field, np.nanmedian(field)).astype(np.float64)
     # Wider than any shadow, and no wider: the cost grows with the square.
     side = min(31, max(5, 2 * (min(field.shape) // 6) + 1))

@@ -113,10 +113,8 @@ def moved(transform: Transform, grid: Grid) -> Transform:
     shift = np.array([[1.0, 0.0, grid.x0], [0.0, 1.0, grid.y0], [0.0, 0.0, 1.0]])
     displacement, step = transform.displacement, transform.displacement_step
     if len(displacement):
-        y, x = (np.arange(math.ceil((size - 1) / step) + 1) * step for size in grid.shape)
-        points = np.column_stack([np.tile(x, y.size), np.repeat(y, x.size)]) + (grid.x0, grid.y0)
-        planes = [distortion.at(nodes, step, points).reshape(y.size, x.size, 2) for nodes in displacement]
-        displacement = np.ascontiguousarray(np.stack(planes))
+        rectangle = grid.x0, grid.y0, grid.width, grid.height
+        displacement = np.stack([distortion.moved(nodes, step, *rectangle) for nodes in displacement])
     return dataclasses.replace(transform, matrix=transform.matrix @ shift, displacement=displacement)
 
 

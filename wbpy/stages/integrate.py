@@ -117,6 +117,8 @@ class Light:
     """Where the noise is that, of each channel, DN before scaling."""
     e_per_dn: float | None = None
     """Electrons per DN; None: not known."""
+    joined: tuple[int, ...] = ()
+    """Samples of each channel whose mean a pixel is, see `on_joined_pixels`; empty: one."""
     sided: tuple[npt.NDArray[np.float64], ...] = ()
     """As of `normalize.Normalization`: takes the place of scale, offset and surfaces."""
     judged: tuple[tuple[float, float], ...] = ()
@@ -391,7 +393,8 @@ def _noise(lights: Sequence[Light], c: int) -> tuple[list[float], list[float], l
     for light in lights:
         scale = light.scale[c]
         noise.append(scale * light.noise[c] if light.noise else math.nan)
-        photon.append(scale / light.e_per_dn if light.e_per_dn else 0.0)
+        samples = light.joined[c] if light.joined else 1
+        photon.append(scale / (samples * light.e_per_dn) if light.e_per_dn else 0.0)
         level.append(scale * light.background[c] + light.offset[c] if light.background else 0.0)
     return noise, photon, level
 
@@ -513,6 +516,7 @@ def on_joined_pixels(light: Light, side: int, counts: Sequence[int]) -> Light:
         surface_step=max(1, light.surface_step // side) if light.surface_step else 0,
         fwhm=light.fwhm / side,
         noise=tuple(sigma / math.sqrt(n) for sigma, n in zip(light.noise, counts, strict=bool(light.noise))),
+        joined=tuple(counts),
     )
 
 

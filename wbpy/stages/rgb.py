@@ -176,6 +176,7 @@ RGB = Stage(
         Input("green", "integration"),
         Input("blue", "integration"),
         Input("luminance", "integration", optional=True),
+        Input("drizzle", "drizzle", optional=True),
         Input("autocrop", "integration_autocrop", optional=True),
     ),
     outputs=(Output("rgb", "rgb", "1"), Output("preview", "preview", "")),
