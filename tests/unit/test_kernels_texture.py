@@ -24,6 +24,12 @@ def walked(direction: float, step: float, lights: int, pattern: float, seed: int
     return image.astype(np.float32)
 
 
+@pytest.mark.parametrize("direction", [0.0, 90.0])
+def test_of_a_drift_longer_than_the_picture_nothing_is_said(direction: float):
+    image = np.random.default_rng(2).normal(500, 10, (80, 90)).astype(np.float32)
+    assert np.isnan(texture.streaks(image, direction, 50.0, 400.0)).all()
+
+
 @pytest.mark.parametrize("direction", [0.0, 33.0, -120.0])
 def test_a_pattern_under_drifting_lights_is_found_with_about_its_share(direction: float):
     # Pattern 5, noise 10: 25 / 125 of the variance; of lights 2 px apart for 60 px 80 % are shared 12 px on.

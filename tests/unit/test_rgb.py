@@ -231,14 +231,14 @@ def test_a_luminance_without_structure_keeps_its_scale(light: np.ndarray):
 def test_each_of_two_pictures_keeps_its_own_luminance():
     # Two exposures of each colour, of which one has a luminance of its own, and two luminances to choose from.
     given = [
-        *lights("R", "G", "B", exposure=60.0),
+        *lights("R", "G", "B", exposure=120.0),
         *lights("R", "G", "B", "L", exposure=300.0),
-        *lights("L", exposure=120.0),
+        *lights("L", exposure=60.0),
     ]
     plan = planned(given, "rgb.luminance=L")
     step = next(step for step in plan.steps if step.stage == "rgb")
     names = [Path(output.path or "").stem for output in step.outputs if output.kind == "rgb"]
-    assert names == ["M42_LRGB_300s", "M42_RGB_60s"]
+    assert names == ["M42_LRGB_300s", "M42_RGB_120s"]
     # The first luminance goes with the first picture.
     assert step.inputs["luminance"] == ("integrate/integration-M42-L-300s",)
-    assert step.inputs["red"] == ("integrate/integration-M42-R-300s", "integrate/integration-M42-R-60s")
+    assert step.inputs["red"] == ("integrate/integration-M42-R-300s", "integrate/integration-M42-R-120s")

@@ -111,6 +111,7 @@ def integrate_lights(
                 light.scale,
                 light.offset,
                 light.weight,
+                light.surface_step,
                 [surface.tolist() for surface in light.surfaces],
                 [light.displacement.tolist(), light.displacement_step],
                 [light.fwhm, light.noise, light.background, light.e_per_dn],

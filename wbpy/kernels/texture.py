@@ -85,6 +85,8 @@ def _sky(image: Float32) -> NDArray[np.bool_]:
 def _half_variance(image: Float32, sky: NDArray[np.bool_], dx: int, dy: int) -> tuple[float, int]:
     """Return half the clipped variance of differences between pixels (dx, dy) apart, and the number of pairs."""
     h, w = image.shape
+    if abs(dx) >= w or abs(dy) >= h:
+        return math.nan, 0
     first = np.s_[max(0, -dy) : h - max(0, dy), max(0, -dx) : w - max(0, dx)]
     second = np.s_[max(0, dy) : h - max(0, -dy), max(0, dx) : w - max(0, -dx)]
     both = sky[first] & sky[second]
