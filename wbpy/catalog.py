@@ -131,6 +131,20 @@ class Catalog:
         return tuple(entry.frame for entry in self._entries if entry.frame is not None and entry.held_back is None)
 
     @property
+    def readable(self) -> tuple[Frame, ...]:
+        """All frames whose headers could be read, those that are held back too, sorted by path."""
+        return tuple(entry.frame for entry in self._entries if entry.frame is not None)
+
+    @property
+    def unreadable(self) -> tuple[HeldBack, ...]:
+        """The files of which no header could be read, sorted by path."""
+        return tuple(
+            HeldBack(path=entry.path, finding=entry.held_back)
+            for entry in self._entries
+            if entry.frame is None and entry.held_back is not None
+        )
+
+    @property
     def held_back(self) -> tuple[HeldBack, ...]:
         """The files that take no part, sorted by path."""
         return tuple(

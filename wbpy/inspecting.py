@@ -141,12 +141,7 @@ def inspect(
     """
     import os
 
-    frames = [entry.frame for entry in catalog.entries if entry.frame is not None]
-    unread = [
-        HeldBack(path=entry.path, finding=entry.held_back)
-        for entry in catalog.entries
-        if entry.frame is None and entry.held_back is not None
-    ]
+    frames, unread = catalog.readable, list(catalog.unreadable)
     if pictures is not None:
         pictures.mkdir(parents=True, exist_ok=True)
     names = _picture_names(frames)

@@ -114,12 +114,7 @@ def inspect_stars(
     on_progress : callable, optional
         Called with (frames done, frames in all).
     """
-    frames = [entry.frame for entry in catalog.entries if entry.frame is not None]
-    unread = [
-        HeldBack(path=entry.path, finding=entry.held_back)
-        for entry in catalog.entries
-        if entry.frame is None and entry.held_back is not None
-    ]
+    frames, unread = catalog.readable, list(catalog.unreadable)
     looked: list[FrameStars] = []
     written: list[str] = []
     if pictures is not None:

@@ -39,9 +39,7 @@ def list_stars(context: Context, step: Step) -> tuple[Outcome, str]:
     # Of the combined and the separate channels of a picture one is enough.
     first = Path(made[0].path)
     header = load_header(first)
-    files = {
-        output.name: context.out / Path(output.path or "").relative_to(context.plan.out) for output in step.outputs
-    }
+    files = {output.name: context.path_of(output) for output in step.outputs}
     key = make_key(context.params_key(step), header.get("WBPYKEY"))
     reused = all(context.store.product(make_key(key, name), path) is not None for name, path in files.items())
     if not reused:

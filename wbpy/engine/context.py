@@ -18,7 +18,7 @@ from wbpy.engine.store import Store, StoredImage, make_key
 from wbpy.errors import Cancelled
 from wbpy.findings import make_finding
 from wbpy.io.images import ImageFile, open_image
-from wbpy.model import Finding, Frame, FrameResult, Group, Plan, Product, Scalar, Step
+from wbpy.model import Artifact, Finding, Frame, FrameResult, Group, Plan, Product, Scalar, Step
 from wbpy.rules import Rules
 from wbpy.stages import STAGES
 from wbpy.stages.base import Params, Work
@@ -167,6 +167,10 @@ class Context:
         self._cancel = cancel
         self._lock = threading.Lock()
         self._started = time.monotonic()
+
+    def path_of(self, output: Artifact) -> Path:
+        """Return where an output of the plan is written: in the folder of this run, which need not be the plan's."""
+        return self.out / Path(output.path or "").relative_to(self.plan.out)
 
     def emit(self, kind: Any, **fields: Any) -> None:
         """Send an event to all listeners."""

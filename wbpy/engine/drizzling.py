@@ -51,10 +51,7 @@ def drizzle_lights(
     channels = 1 if cfa is None else 3
     shape = channels, done.shape[0] * params.scale, done.shape[1] * params.scale
     key = make_key(context.params_key(step), done.key)
-    files = {
-        artifact.name: context.out / Path(artifact.path or "").relative_to(context.plan.out)
-        for artifact in step.outputs
-    }
+    files = {artifact.name: context.path_of(artifact) for artifact in step.outputs}
     abouts = {name: context.store.product(make_key(key, name), path) for name, path in files.items()}
     outcome: Outcome = "partial" if done.lost else "done"
     _judge(context, step, params, done, treated)

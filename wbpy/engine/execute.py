@@ -312,10 +312,7 @@ def _upstream(plan: Plan, last: Step) -> list[Step]:
 def _report_leftovers(context: Context) -> None:
     """Report files that earlier runs made and this plan does not; they are left alone."""
     planned = {
-        context.out / Path(output.path).relative_to(context.plan.out)
-        for step in context.plan.steps
-        for output in step.outputs
-        if output.path is not None
+        context.path_of(output) for step in context.plan.steps for output in step.outputs if output.path is not None
     }
     found = [
         path

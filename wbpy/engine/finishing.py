@@ -103,9 +103,7 @@ def crop_pictures(
         y1=found.y1,
         removed=removed,
     )
-    wanted = {
-        output.name: context.out / Path(output.path or "").relative_to(context.plan.out) for output in step.outputs
-    }
+    wanted = {output.name: context.path_of(output) for output in step.outputs}
     fresh = 0
     for picture in pictures:
         target = wanted[picture.path.stem]
@@ -154,7 +152,7 @@ def combine_colours(
         total += 1
         at = number[output.kind]
         number[output.kind] += 1
-        target = context.out / Path(output.path or "").relative_to(context.plan.out)
+        target = context.path_of(output)
         integrations = [step.inputs[name][at] for name in SOURCES if at < len(step.inputs.get(name, ()))]
         wanted = [_source(context, id, output.kind.removeprefix("rgb")) for id in integrations]
         found = [Picture(made[str(path)], load_header(path)) for path in wanted if str(path) in made]
@@ -168,7 +166,7 @@ def combine_colours(
             continue
         preview = None
         if output.kind == "rgb":
-            preview = context.out / Path(previews[at].path or "").relative_to(context.plan.out)
+            preview = context.path_of(previews[at])
         reused = _write_colours(context, step, params, found, target, output.kind, preview, treated, decisions)
         fresh += not reused
         like = _product(found[0].product, output.kind, target, reused)
@@ -191,9 +189,8 @@ def _source(context: Context, integration: str, form: str) -> Path:
     kind = "drizzle" if form.startswith("_drizzle") else "integration"
     if kind == "drizzle":
         step = context.steps[f"drizzle/{step.group}"]
-    path = next(Path(output.path or "") for output in step.outputs if output.kind == kind)
-    cropped = path.with_name(f"{path.stem}{CROPPED}{path.suffix}") if form.endswith(CROPPED) else path
-    return context.out / cropped.relative_to(context.plan.out)
+    path = next(context.path_of(output) for output in step.outputs if output.kind == kind)
+    return path.with_name(f"{path.stem}{CROPPED}{path.suffix}") if form.endswith(CROPPED) else path
 
 
 def _summed(like: Product, pictures: Sequence[Picture]) -> Product:
@@ -334,8 +331,10 @@ def _made(context: Context, steps: Sequence[str]) -> list[Picture]:
     pictures = []
     for id in steps:
         for output in context.steps[id].outputs:
-            path = context.out / Path(output.path or context.plan.out).relative_to(context.plan.out)
-            if output.kind in PICTURES.values() and str(path) in made:
+            if output.kind not in PICTURES.values():
+                continue
+            path = context.path_of(output)
+            if str(path) in made:
                 pictures.append(Picture(made[str(path)], load_header(path)))
     return pictures
 

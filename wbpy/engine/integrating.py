@@ -123,10 +123,7 @@ def integrate_lights(
         # The header tells it, and it turns the rows of an XISF file.
         products.row_order(context.plan, treated[leader].frame),
     )
-    files = {
-        artifact.name: context.out / Path(artifact.path or "").relative_to(context.plan.out)
-        for artifact in step.outputs
-    }
+    files = {artifact.name: context.path_of(artifact) for artifact in step.outputs}
     abouts = {name: context.store.product(make_key(key, name), path) for name, path in files.items()}
     frames = [treated[path].frame for path in paths]
     _write_resampled(context, params, debayer_params, debayer_step, frames, lights, (height, width), key, chain)

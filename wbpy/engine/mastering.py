@@ -66,7 +66,7 @@ def make_master(context: Context, step: Step, done: dict[str, MasterFile]) -> tu
         provider.key if provider else None,
         *overscanning.settings_key(context),
     )
-    path = context.out / Path(step.outputs[0].path or "").relative_to(context.plan.out)
+    path = context.path_of(step.outputs[0])
     about = context.store.product(key, path)
     outcome: Outcome = "partial" if lost else "done"
     if about is not None:
